@@ -1,0 +1,36 @@
+"""Data sets by name. Each is a function of :class:`DataOptions` that returns a :class:`Task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .task import DataError, DataOptions, Split, Task
+
+__all__ = ["DATASETS", "DataError", "DataOptions", "Split", "Task", "build_dataset"]
+
+DATASETS: dict[str, Callable[[DataOptions], Task]] = {}
+
+
+def build_dataset(
+    name: str,
+    data_dir: str | Path = "./data_dir",
+    *,
+    T: int = 6,
+    seed: int = 2022,
+    cutupmix_auto: bool = False,
+    download: bool = True,
+    event_split: str = "last",
+) -> Task:
+    """Build a data set by its name on the command line.
+
+    Args:
+        name: a key of :data:`DATASETS`.
+        data_dir, T, seed, cutupmix_auto, download, event_split: see :class:`DataOptions`.
+
+    Raises:
+        DataError: if the name is unknown, or the data is missing or broken.
+    """
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[name](DataOptions(Path(data_dir), T, seed, cutupmix_auto, download, event_split))
