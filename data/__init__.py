@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .digits import digits
 from .task import DataError, DataOptions, Split, Task
 
 __all__ = ["DATASETS", "DataError", "DataOptions", "Split", "Task", "build_dataset"]
 
-DATASETS: dict[str, Callable[[DataOptions], Task]] = {}
+DATASETS: dict[str, Callable[[DataOptions], Task]] = {
+    "digits": digits,
+}
 
 
 def build_dataset(
