@@ -1,0 +1,84 @@
+"""The thin module under every spiking neuron here: states, step modes, and the loop over time."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor
+
+from .surrogate import spike_function
+
+States = tuple[Tensor, ...]
+
+
+class SpikingNeuron(base.MemoryModule):
+    """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
+
+    ``step_mode='m'`` maps a sequence [T, N, *] to spikes [T, N, *]; ``'s'`` maps one step [N, *].
+    ``functional.reset_net`` and ``functional.set_step_mode`` work as on any SpikingJelly neuron.
+
+    Args:
+        tau: membrane time constant, in time steps, > 1.
+        v_threshold: V_th.
+        v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
+        surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, or any differentiable x ↦ Θ(x)
+            (a SpikingJelly surrogate, say).
+        alpha: width of a named surrogate.
+        step_mode: ``"m"`` or ``"s"``.
+        keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
+            convention). The networks of this project start every sequence afresh and turn it off.
+
+    Raises:
+        ValueError: if ``tau`` ≤ 1, or the surrogate is unknown.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float | None = None,
+        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
+        alpha: float = 1.0,
+        step_mode: str = "m",
+        keep_state: bool = True,
+    ):
+        super().__init__()
+        if not tau > 1:
+            raise ValueError(f"tau must be > 1, not {tau}")
+        self.tau, self.v_threshold, self.v_reset = float(tau), float(v_threshold), v_reset
+        self.surrogate, self.alpha = surrogate, alpha
+        self.spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
+        self.step_mode, self.keep_state = step_mode, keep_state
+        self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
+
+    @abstractmethod
+    def step(self, c: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One time step: input current c [N, *] and states → (spikes, *new states), all [N, *]."""
+
+    def single_step_functional_forward(self, inputs, states):
+        """One step with explicit states (SpikingJelly 2's functional interface)."""
+        (c,) = inputs
+        spike, *states = self.step(c.to(states[0].dtype), *states)
+        return (spike.to(c.dtype),), tuple(states)
+
+    def materialize_states(self, inputs, states, step_mode) -> States:
+        """States that are still scalars become tensors [N, *]; in half precision they are float32."""
+        like = inputs[0] if step_mode == "s" else inputs[0][0]
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        return tuple(s if isinstance(s, Tensor) else torch.full_like(like, s, dtype=dtype) for s in states)
+
+    def multi_step_forward(self, x_seq: Tensor) -> Tensor:
+        """Input current [T, N, *] → spikes [T, N, *]."""
+        if self.keep_state:
+            return super().multi_step_forward(x_seq)
+        initial = tuple(self._memories_rv.values())
+        states = self.materialize_states((x_seq,), initial, "m")
+        (spike_seq,), _ = self.multi_step_functional_forward((x_seq,), states)
+        return spike_seq
+
+    def extra_repr(self) -> str:
+        reset = "" if self.v_reset is None else f", v_reset={self.v_reset}"
+        return f"tau={self.tau}{reset}, surrogate={self.surrogate}, alpha={self.alpha}, step_mode={self.step_mode}"

@@ -1,0 +1,36 @@
+"""PLIF: LIF with a learnable time constant (Fang et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .base import SpikingNeuron
+from .lif import lif_step
+
+
+class PLIF(SpikingNeuron):
+    """LIF whose leak is learned, one scalar ``w`` per layer: 1/τ = σ(w), w₀ = −ln(τ − 1).
+
+    Arguments of :class:`SpikingNeuron`; ``tau`` is the initial τ. State ``v`` = u.
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        v_threshold: float = 1.0,
+        v_reset: float | None = None,
+        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
+        alpha: float = 1.0,
+        step_mode: str = "m",
+        keep_state: bool = True,
+    ):
+        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, keep_state)
+        self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
+
+    def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        gamma = 1 - self.w.sigmoid()
+        return lif_step(c, u, gamma, self.v_threshold, self.v_reset, self.spike)

@@ -1,0 +1,93 @@
+"""Neurons against literal traces, in both step modes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional
+
+from neurons import build_neuron
+
+GOLDEN = Path(__file__).parent / "golden"
+TRACES = json.loads((GOLDEN / "neuron_traces.json").read_text())
+
+
+def trace_id(case):
+    return f"{case['neuron']}-{case['surrogate']}-tau{case['tau']}-reset{case['v_reset']}"
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize("case", TRACES, ids=trace_id)
+def test_matches_literal_trace(case, step_mode):
+    neuron = build_neuron(
+        case["neuron"],
+        tau=case["tau"],
+        v_threshold=case["v_threshold"],
+        v_reset=case["v_reset"],
+        surrogate=case["surrogate"],
+        step_mode=step_mode,
+    ).double()
+    if case["neuron"] == "PLIF":
+        assert neuron.w.item() == pytest.approx(case["w"], abs=1e-7)
+        neuron.w.data.fill_(case["w"])
+    x = tensor(case["x"]).requires_grad_()
+    close = {"rtol": 1e-9, "atol": 1e-12}
+
+    if step_mode == "s":
+        spikes, v = [], []
+        for x_t in x:
+            spikes.append(neuron(x_t))
+            v.append(neuron.v)
+        spikes = torch.stack(spikes)
+        torch.testing.assert_close(torch.stack(v).detach(), tensor(case["v"]), **close)
+    else:
+        spikes = neuron(x)
+        torch.testing.assert_close(neuron.v.detach(), tensor(case["v"])[-1], **close)
+        if case["neuron"] == "CLIF":
+            torch.testing.assert_close(neuron.m.detach(), tensor(case["m"])[-1], **close)
+    assert torch.equal(spikes.detach(), tensor(case["spikes"]))
+
+    (spikes * tensor(case["grad_spikes"])).sum().backward()
+    torch.testing.assert_close(x.grad, tensor(case["grad_x"]), **close)
+    if case["neuron"] == "PLIF":
+        assert neuron.w.grad.item() == pytest.approx(case["grad_w"], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
+def test_state_is_carried_until_reset_or_never_kept(name):
+    x = torch.rand(4, 3, 5, generator=torch.Generator().manual_seed(0)) * 2
+    carried, fresh = build_neuron(name), build_neuron(name, keep_state=False)
+    first, second = carried(x), carried(x)
+    assert not torch.equal(first, second)
+    functional.reset_net(carried)
+    assert torch.equal(carried(x), first)
+    assert torch.equal(fresh(x), first)
+    assert torch.equal(fresh(x), first)
+    assert fresh.v == 0.0
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match="did you mean CLIF"):
+        build_neuron("CLlF")
+    with pytest.raises(ValueError, match="tau must be > 1"):
+        build_neuron("LIF", tau=1.0)
+    with pytest.raises(ValueError, match="CLIF has no reset value"):
+        build_neuron("CLIF", v_reset=0.0)
+    with pytest.raises(ValueError, match="unknown surrogate"):
+        build_neuron("LIF", surrogate="rectangel")
+    with pytest.raises(TypeError):
+        build_neuron("LIF", taw=2.0)
+
+
+@pytest.mark.parametrize(("surrogate", "alpha"), [("rectangle", 1.0), ("triangle", 0.5), ("sigmoid", 2.0)])
+def test_surrogate_derivative_integrates_to_one(surrogate, alpha):
+    from neurons.surrogate import spike_function
+
+    x = torch.linspace(-60, 60, 600_001, dtype=torch.float64, requires_grad=True)
+    spike_function(surrogate, alpha)(x).sum().backward()
+    assert torch.trapezoid(x.grad, x.detach()).item() == pytest.approx(1.0, rel=1e-3)
