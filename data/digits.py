@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
+from .augment import normalise
+from .batch_augment import BatchTransform
 from .task import DataOptions, Split, Task, stratified_split
 
 SIZE = 32
 GREY_LEVELS = 16  # a scan's pixel counts the inked dots of a 4×4 block
+MAX_SHIFT = 2  # pixels, in training
 TEST_FRACTION = 0.2
 SPLIT_SEED = 0  # the split is part of the data set: the run's seed does not move it
 # of the training part, after up-sampling to 32×32, on the 0–1 scale
@@ -38,20 +41,35 @@ def upsample(scans: Tensor) -> Tensor:
 
 
 def digits(options: DataOptions) -> Task:
-    """The digits as 32×32 RGB images; training images are shifted by up to 2 pixels (digits are not mirrored)."""
+    """The digits as 32×32 RGB images; training images are shifted a little, and not mirrored."""
     scans, labels = load_digit_images()
     images = upsample(scans)
     train, test = digit_split(labels)
-    to_input = [v2.ToDtype(torch.float32, scale=True), v2.Normalize([MEAN] * 3, [STD] * 3)]
-    shifted = v2.Compose([v2.RandomCrop(SIZE, padding=2), *to_input])
-    plain = v2.Compose(to_input)
+    mean, std = (MEAN,) * 3, (STD,) * 3
+    to_input = normalise(mean, std)
     return Task(
         name="digits",
         classes=tuple(str(digit) for digit in range(10)),
         in_channels=3,
         input_size=SIZE,
         is_sequence=False,
-        train=Split(images.__getitem__, labels, shifted, seed=options.seed, images=images, indices=train),
-        test=Split(images.__getitem__, labels, plain, seed=options.seed, images=images, indices=test),
+        train=Split(
+            images.__getitem__,
+            labels,
+            v2.Compose([v2.RandomCrop(SIZE, padding=MAX_SHIFT), *to_input]),
+            seed=options.seed,
+            images=images,
+            batch_transform=BatchTransform(mean, std, padding=MAX_SHIFT),
+            indices=train,
+        ),
+        test=Split(
+            images.__getitem__,
+            labels,
+            v2.Compose(to_input),
+            seed=options.seed,
+            images=images,
+            batch_transform=BatchTransform(mean, std),
+            indices=test,
+        ),
         convention="scikit-learn's 1,797 digits, a fixed stratified fifth held out for testing",
     )

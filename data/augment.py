@@ -1,0 +1,66 @@
+"""The paper's image augmentation, sample by sample: uint8 [C, H, W] → float32 [C, H, W], normalised.
+
+Every draw comes from torch's global CPU generator, which :class:`data.task.Split` keys by (seed, epoch, sample).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+CUTOUT_PROBABILITY = 0.5
+CUTOUT_AREA = (0.02, 0.4)  # of the image
+CUTOUT_ASPECT = (0.4, 2.5)  # height / width
+
+
+class Cutout(nn.Module):
+    """One rectangle of a random grey over a square uint8 image [C, H, W], with probability 0.5.
+
+    As torchtoolbox 0.1.8.2's transform of that name, which the published results were made with: area uniform in
+    0.02–0.4 of the image, aspect h/w uniform in 0.4–2.5, sides rounded down, place uniform among those where it fits,
+    one grey of 0–255 in all channels. It always fits, so nothing is drawn anew: h² = area·aspect ≤ 0.4·2.5·H² = H².
+    (DeVries & Taylor 2017's Cutout is another: a black square of a fixed size.)
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        if torch.rand(()) >= CUTOUT_PROBABILITY:
+            return image
+        side = image.shape[-1]
+        area = side * side * torch.empty(()).uniform_(*CUTOUT_AREA).item()
+        aspect = torch.empty(()).uniform_(*CUTOUT_ASPECT).item()
+        h = min(math.floor(math.sqrt(area * aspect)), side)
+        w = min(math.floor(math.sqrt(area / aspect)), side)
+        top = int(torch.randint(side - h + 1, ()))
+        left = int(torch.randint(side - w + 1, ()))
+        grey = int(torch.randint(256, ()))
+        return v2.functional.erase(image, top, left, h, w, torch.tensor(grey, dtype=torch.uint8))
+
+
+def normalise(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
+    """uint8 [C, H, W] of 0–255 → float32, (x/255 − mean)/std per channel."""
+    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
+
+
+def cifar_train(size: int, to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
+    """Crop of a 4-pixel zero padding, then Cutout and flip; or the paper's *: flip, TrivialAugmentWide, erasing 0.1."""
+    crop, flip = v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()
+    if cutupmix_auto:
+        return v2.Compose([crop, flip, v2.TrivialAugmentWide(), *to_input, v2.RandomErasing(p=0.1)])
+    return v2.Compose([crop, Cutout(), flip, *to_input])
+
+
+def tiny_imagenet_train(to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
+    """Flip; for the paper's number AutoAugment (its ImageNet policy) too."""
+    flip = v2.RandomHorizontalFlip()
+    return v2.Compose([flip, v2.AutoAugment(), *to_input] if cutupmix_auto else [flip, *to_input])
+
+
+def mixup_or_cutmix(num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Per batch mixup(0.2) or cutmix(1.0), each as likely: (x [N, C, H, W], labels [N]) → (x, soft labels [N, K])."""
+    return v2.RandomChoice(
+        [v2.MixUp(alpha=0.2, num_classes=num_classes), v2.CutMix(alpha=1.0, num_classes=num_classes)]
+    )
