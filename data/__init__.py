@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .cifar import cifar10, cifar100
 from .digits import digits
 from .task import DataError, DataOptions, Split, Task
+from .tiny_imagenet import tiny_imagenet
 
 __all__ = ["DATASETS", "DataError", "DataOptions", "Split", "Task", "build_dataset"]
 
 DATASETS: dict[str, Callable[[DataOptions], Task]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "tiny_imagenet": tiny_imagenet,
     "digits": digits,
 }
 
