@@ -1,0 +1,116 @@
+"""What every network here is made of: layers over sequences [T, N, C, H, W] or, step by step, [N, C, H, W].
+
+SpikingJelly's layers serve where time only widens the batch; the convolution and the batch norm know more.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from spikingjelly.activation_based import base, functional, layer
+from torch import Tensor, nn
+
+BATCH_NORMS = ("per_step", "merged")
+
+
+class Conv2d(layer.Conv2d):
+    """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.step_mode == "m" and is_static(x):
+            y = self._conv_forward(x[0], self.weight, self.bias)
+            return y.expand(x.shape[0], *y.shape)
+        return super().forward(x)
+
+
+class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
+    """Batch norm that sees one time step at a time, as the published code does.
+
+    Training statistics are per (step, channel), and the running statistics are updated T times a call,
+    in time order. Its state dict is that of ``torch.nn.BatchNorm2d``.
+
+    Args:
+        num_features: C.
+        merged: merge T into the batch before taking statistics. This is a different network.
+    """
+
+    def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
+        super().__init__(num_features)
+        self.merged, self.step_mode = merged, step_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.step_mode == "s":
+            return super().forward(x)
+        if self.merged or not self.training:
+            return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
+        T = x.shape[0]
+        self.num_batches_tracked += T
+        if is_static(x):  # T equal updates r ← (1 − k)·r + k·stat are one with k′ = 1 − (1 − k)^T
+            y = self._normalise(x[0], 1 - (1 - self.momentum) ** T)
+            return y.expand(T, *y.shape)
+        return torch.stack([self._normalise(x_t, self.momentum) for x_t in x])
+
+    def _normalise(self, x_t: Tensor, momentum: float) -> Tensor:
+        return F.batch_norm(x_t, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {'merged over T' if self.merged else 'per step'}"
+
+
+def is_static(x_seq: Tensor) -> bool:
+    """Whether x_seq [T, N, …] is one frame shown at every step (a view of stride 0 in time)."""
+    return x_seq.stride(0) == 0 and x_seq.shape[0] > 1
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a network makes its neurons, norms and dropouts, so that it need not know their options.
+
+    Args:
+        neuron: () → a neuron.
+        norm: C → a batch norm.
+        drop_rate: probability of dropout; one mask per sequence, the same at every step.
+    """
+
+    neuron: Callable[[], nn.Module]
+    norm: Callable[[int], nn.Module]
+    drop_rate: float = 0.0
+
+    def dropout(self) -> nn.Module:
+        """Dropout, or an identity that keeps its place in the state dict's numbering."""
+        return layer.Dropout(self.drop_rate, step_mode="m") if self.drop_rate > 0 else nn.Identity()
+
+
+class SpikingNetwork(nn.Module, base.StepModule):
+    """A network that reads a sequence and keeps no state: nobody has to remember a reset.
+
+    ``step_mode='m'`` goes layer by layer, each over all T steps; ``'s'`` goes step by step through the whole
+    network, as the published code does. Both compute the same. Set it with SpikingJelly's
+    ``functional.set_step_mode``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step_mode = "m"
+
+    @abstractmethod
+    def run(self, x: Tensor) -> Tensor:
+        """Input [T, N, C, H, W] → logits [T, N, K] (``'m'``), or [N, C, H, W] → [N, K] (``'s'``)."""
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
+        functional.reset_net(self)
+        logits = self.run(x_seq) if self.step_mode == "m" else torch.stack([self.run(x) for x in x_seq])
+        functional.reset_net(self)
+        return logits
+
+
+def init_conv_kaiming(net: nn.Module) -> None:
+    """Kaiming-normal (fan_out, relu) for every convolution; biases and the rest keep torch's own start."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
