@@ -1,0 +1,1 @@
+"""Analyses of a trained network: energy and operations, firing rates, figures."""
