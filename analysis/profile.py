@@ -122,7 +122,7 @@ class Tally:
 
     def add(self, x: Tensor) -> None:
         """Count x: [T, N, *], or [·, *] with T merged into the batch or step by step."""
-        static = x.shape[0] > 1 and x.stride(0) == 0
+        static = x.dim() == 5 and x.shape[0] > 1 and x.stride(0) == 0
         once, repeats = (x[0], x.shape[0]) if static else (x, 1)
         self.is_static &= static
         self.values += x.numel()

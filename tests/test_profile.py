@@ -1,0 +1,148 @@
+"""Measured profiles against counts by hand, SpikingJelly's counters, and thop's figures in Table 6."""
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron
+from spikingjelly.activation_based.op_counter import DispatchCounterMode, MACCounter, SynOpCounter
+from torch import nn
+
+from analysis.energy import LayerShape
+from analysis.lemaire import lemaire_energy
+from analysis.profile import profile_network, thop_counts
+from models import build_model
+
+
+class Small(nn.Module):
+    """SpikingJelly layers over [T, N, 2, 8, 8]: conv – norm – LIF – conv1×1 – LIF – pool – linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = layer.Conv2d(2, 4, 3, padding=1, bias=False)
+        self.bn = layer.BatchNorm2d(4)
+        self.lif1 = neuron.LIFNode(decay_input=False)
+        self.conv2 = layer.Conv2d(4, 3, 1)
+        self.lif2 = neuron.LIFNode(decay_input=False)
+        self.pool = layer.AvgPool2d(2)
+        self.linear = layer.Linear(3 * 4 * 4, 5)
+        functional.set_step_mode(self, "m")
+        nn.init.constant_(self.conv2.bias, 0.5)
+
+    def forward(self, x_seq):
+        functional.reset_net(self)
+        self.spikes1 = self.lif1(self.bn(self.conv1(x_seq)))
+        self.spikes2 = self.lif2(self.conv2(self.spikes1))
+        return self.linear(self.pool(self.spikes2).flatten(2))
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return Small()
+
+
+def test_profile_counts_what_passed(small):
+    batches = [(torch.randn(3, n, 2, 8, 8), torch.zeros(n)) for n in (2, 1)]
+    spikes1, spikes2, outputs = 0.0, 0.0, 3 * 3 * 64  # T·samples·H·W
+    small.eval()
+    with torch.no_grad():
+        for x_seq, _ in batches:
+            small(x_seq)
+            spikes1, spikes2 = spikes1 + small.spikes1.sum().item(), spikes2 + small.spikes2.sum().item()
+    assert 0 < spikes1 < 4 * outputs
+    assert 0 < spikes2 < 3 * outputs
+    rate1, rate2 = spikes1 / (4 * outputs), spikes2 / (3 * outputs)
+
+    small.train()
+    seen = profile_network(small, batches)
+    assert small.training
+    assert not any(m._forward_hooks for m in small.modules())
+    assert (seen.T, seen.samples, seen.normalised) == (3, 3, 4 * 64)
+    assert [s.name for s in seen.synapses] == ["conv1", "conv2", "linear"]
+    assert [s.shape for s in seen.synapses] == [
+        LayerShape((2, 8, 8), (4, 8, 8), (3, 3), bias=False),
+        LayerShape((4, 8, 8), (3, 8, 8), (1, 1)),
+        LayerShape((48,), (5,)),
+    ]
+    assert [s.rate for s in seen.synapses] == [None, pytest.approx(rate1), None]
+    assert seen.firing_rates() == pytest.approx({"lif1": rate1, "lif2": rate2})
+    assert seen.pooled == ((3 * 64, pytest.approx(rate2)),)
+    ops = seen.operations("LIF", T=1)
+    assert ops.macs == 4 * 64 * 18 + 5 * 49 + 2 * 4 * 64
+    assert ops.acs == pytest.approx(3 * 64 * 5 * rate1 + 3 * 64 * rate2 + 7 * 64)
+    shapes = [s.shape for s in seen.synapses]
+    assert seen.lemaire("CLIF") == lemaire_energy(shapes, list(seen.firing_rates().values()), 3, "CLIF")
+
+
+def test_spikingjelly_counts_the_same_where_no_border_is_met(small):
+    x_seq = torch.randn(3, 2, 2, 8, 8)
+    small.eval()
+    seen = profile_network(small, [(x_seq, torch.zeros(2))])
+    synops, macs = SynOpCounter(), MACCounter()
+    with torch.no_grad(), DispatchCounterMode([synops, macs]):
+        small(x_seq)
+    _, conv2, linear = seen.synapses
+    frames = 3 * 2
+    assert sum(synops.get_counts()["Small.conv2"].values()) == round(frames * conv2.shape.dense_operations * conv2.rate)
+    assert sum(macs.get_counts()["Small.conv1"].values()) == frames * seen.synapses[0].shape.dense_operations
+    assert sum(macs.get_counts()["Small.linear"].values()) == frames * linear.shape.dense_operations
+
+
+def test_spikingjelly_counts_less_at_a_padded_border():
+    conv, spikes = nn.Conv2d(2, 4, 3, padding=1, bias=False), torch.ones(1, 2, 8, 8)
+    synops = SynOpCounter()
+    with torch.no_grad(), DispatchCounterMode([synops]):
+        conv(spikes)
+    assert synops.get_total() == 4 * 2 * (3 * 8 - 2) ** 2 < LayerShape((2, 8, 8), (4, 8, 8), (3, 3)).dense_operations
+
+
+def test_profile_refuses_what_it_cannot_count(small):
+    x_seq = torch.randn(3, 2, 2, 8, 8)
+    with pytest.raises(ValueError, match="no batch at all"):
+        profile_network(small, [])
+    with pytest.raises(ValueError, match=r"one T, got \[2, 3\]"):
+        profile_network(small, [(x_seq, 0), (x_seq[:2], 0)])
+    with pytest.raises(ValueError, match="0 neuron layers"):
+        profile_network(small, [(x_seq, 0)], is_neuron=lambda module: False)
+    small.conv2 = layer.Conv2d(4, 4, 1, groups=2, step_mode="m")
+    small.linear = layer.Linear(64, 5, step_mode="m")
+    with pytest.raises(ValueError, match="conv2: grouped"):
+        profile_network(small, [(x_seq, 0)])
+    assert not any(m._forward_hooks for m in small.modules())
+
+
+@pytest.mark.parametrize("kind", ["LIF", "CLIF"])
+def test_a_spiking_network_is_the_same_layer_by_layer_and_step_by_step(kind):
+    torch.manual_seed(0)
+    net = build_model("spiking_vgg11_bn", kind)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.constant_(module.bias, 0.5)
+    x_seq = torch.rand(2, 3, 32, 32).expand(3, 2, 3, 32, 32)
+    layerwise = profile_network(net, [(x_seq, torch.zeros(2))])
+    functional.set_step_mode(net, "s")
+    stepwise = profile_network(net, [(x_seq, torch.zeros(2))])
+    assert layerwise.synapses[0].is_static
+    assert not layerwise.synapses[1].is_static
+    assert not stepwise.synapses[0].is_static
+    assert layerwise.firing_rates() == pytest.approx(stepwise.firing_rates())
+    assert min(layerwise.firing_rates().values()) > 0
+    assert layerwise.operations(kind, T=1).macs == stepwise.operations(kind, T=1).macs
+    assert layerwise.lemaire(kind).energy == pytest.approx(stepwise.lemaire(kind).energy)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "C", "size", "macs", "parameters"),
+    [
+        ("spiking_resnet18", 10, 3, 32, 557.65, 11.2),
+        ("spiking_resnet18", 100, 3, 32, 557.70, 11.2),
+        ("spiking_vgg13_bn", 200, 3, 64, 922.21, 14.4),
+        ("spiking_vgg11_bn", 11, 2, 128, 2445.30, 9.5),
+    ],
+)
+def test_thop_gives_its_known_macs_and_the_parameters_of_table_6(name, num_classes, C, size, macs, parameters):
+    net = build_model(name, "relu", num_classes=num_classes, in_channels=C, input_size=size)
+    keys = list(net.state_dict())
+    counted, weights = thop_counts(net, torch.rand(1, 2, C, size, size))
+    assert (round(counted / 1e6, 2), round(weights / 1e6, 1)) == (macs, parameters)
+    assert weights == sum(p.numel() for p in net.parameters())
+    assert list(net.state_dict()) == keys
