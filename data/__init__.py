@@ -7,6 +7,10 @@ from pathlib import Path
 
 from .cifar import cifar10, cifar100
 from .digits import digits
+from .digits_dvs import digits_dvs
+from .dvs_cifar10 import dvs_cifar10
+from .dvs_cifar10_pt import dvs_cifar10_pt
+from .dvs_gesture import dvs_gesture
 from .task import DataError, DataOptions, Split, Task
 from .tiny_imagenet import tiny_imagenet
 
@@ -16,7 +20,11 @@ DATASETS: dict[str, Callable[[DataOptions], Task]] = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
+    "DVSCIFAR10": dvs_cifar10,
+    "DVSCIFAR10-pt": dvs_cifar10_pt,
+    "dvsgesture": dvs_gesture,
     "digits": digits,
+    "digits_dvs": digits_dvs,
 }
 
 

@@ -1,0 +1,31 @@
+"""Write DVSCIFAR10's frames as the tensors of DVSCIFAR10-pt: ``python -m data.export_frames --data_dir … --T 10``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import DataError, build_dataset
+from .dvs_cifar10 import SPLITS
+from .dvs_cifar10_pt import export_frames
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, default=Path("./data_dir"), help="folder that holds DVSCIFAR10/")
+    parser.add_argument("--T", type=int, default=10, help="number of frames")
+    parser.add_argument("--event_split", choices=SPLITS, default="last", help="which files are the test set")
+    options = parser.parse_args()
+    try:
+        task = build_dataset("DVSCIFAR10", options.data_dir, T=options.T, event_split=options.event_split)
+        export_frames(task, options.data_dir / "DVSCIFAR10-pt")
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.data_dir / 'DVSCIFAR10-pt'}: {task.convention}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Frames of events: built once, kept on disk, resized and augmented."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
+from tqdm import tqdm
+
+from .task import DataError
+
+BILINEAR = InterpolationMode.BILINEAR
+
+
+@contextmanager
+def build_aside(target: Path) -> Iterator[Path]:
+    """Build a folder under a temporary name beside ``target``; it takes its place only when it is whole.
+
+    Several processes may build at once: each builds its own, the first to finish takes the place.
+
+    Yields:
+        Where to make the folder; its parent exists, and whatever else is put there is thrown away.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    scratch = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch / target.name
+        try:
+            (scratch / target.name).rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was first, with the same content
+                raise
+    except OSError as error:
+        raise DataError(f"{target} cannot be built ({error})") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def cached_frames(
+    folder: Path,
+    files: Sequence[Path],
+    read: Callable[[Path], np.ndarray],
+    *,
+    T: int,
+    size: int,
+    dtype: type[np.generic],
+) -> Callable[[int], Tensor]:
+    """Frames of every file, from one array on disk that is built on first use.
+
+    The cache's name holds T, the rule by which events are split into frames, the size, and a digest of the files'
+    names and lengths: other settings or other files make another cache.
+
+    Args:
+        folder: where the cache goes.
+        files: event files; their order is the order of the frames.
+        read: file → frames, ``dtype`` [T, 2, size, size].
+
+    Returns:
+        index → frames, float32 [T, 2, size, size]; it opens the file anew each time, so any process may call it.
+
+    Raises:
+        DataError: if a file is broken, or the cache is broken or cannot be written.
+    """
+    listing = "".join(f"{file.parent.parent.name}/{file.parent.name}/{file.name} {_size(file)}\n" for file in files)
+    digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
+    target = folder / f"frames_T{T}_number_{size}x{size}_{digest}"
+    shape = (len(files), T, 2, size, size)
+    if not target.is_dir():
+        with build_aside(target) as building:
+            building.mkdir()
+            bar = tqdm(files, desc=f"events to {T} frames", unit="file", disable=None)
+            _write(building / "frames.npy", (read(file) for file in bar), shape, np.dtype(dtype))
+    frames = _open(target / "frames.npy")
+    if frames.shape != shape or frames.dtype != dtype:
+        raise DataError(f"{target} is broken: delete this folder, it is built again")
+    return partial(_load, target / "frames.npy")
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})") from error
+
+
+def _write(path: Path, samples: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Write [M, …] sample by sample, then read it back and compare checksums.
+
+    Plain writes, not a memory map: a full disk is then an error, not the end of the process.
+    """
+    checksum = 0
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        )
+        for sample in samples:
+            assert (sample.shape, sample.dtype) == (shape[1:], dtype)
+            content = sample.tobytes()
+            checksum = zlib.crc32(content, checksum)
+            file.write(content)
+    found = 0
+    for sample in _open(path):
+        found = zlib.crc32(sample.tobytes(), found)
+    if found != checksum:
+        raise DataError(f"{path} was not written as it should be: check the disk, and run again")
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} is broken: delete its folder, it is built again") from error
+
+
+def _load(path: Path, index: int) -> Tensor:
+    return torch.from_numpy(_open(path)[index].astype(np.float32))
+
+
+def count_in_words(train: int, test: int, official: tuple[int, int]) -> str:
+    """Sample counts, and how they differ from the whole data set's, for :attr:`Task.convention`."""
+    differ = "" if (train, test) == official else f" (differs from the whole set's {official[0]} / {official[1]})"
+    return f"{train} train / {test} test samples{differ}"
+
+
+def resize(frames: Tensor, size: int) -> Tensor:
+    """Resize each polarity's counts, float32 [T, 2, H, W] → [T, 2, size, size]: bilinear, anti-aliased, unrounded.
+
+    (The published code resizes an 8-bit picture of the two polarities, which wraps counts around and mixes the
+    polarities: a deliberate difference.)
+    """
+    return v2.functional.resize(frames, [size, size], interpolation=BILINEAR, antialias=True)
+
+
+class RandomRoll(nn.Module):
+    """Shift frames [T, C, H, W] by up to ``pixels`` in y and x; what leaves on one side comes in on the other."""
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, frames: Tensor) -> Tensor:
+        shifts = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
+        return frames.roll(shifts, dims=(-2, -1))
+
+
+def neuromorphic_augmentation(*, flip: bool) -> nn.Module:
+    """Geometric augmentation of event frames after Li et al. (ECCV 2022), *Neuromorphic Data Augmentation*.
+
+    One of: roll by up to 5 px, rotation by up to 15° (the frame keeps its size), shear by up to 8.5°. It is drawn
+    once per sample, so that all T frames move together.
+
+    Args:
+        flip: mirror half of the samples first; not where left and right are different classes.
+    """
+    one_of = v2.RandomChoice(
+        [
+            RandomRoll(5),
+            v2.RandomRotation(15, interpolation=BILINEAR, expand=False),
+            v2.RandomAffine(0, shear=(-8.5, 8.5), interpolation=BILINEAR),
+        ]
+    )
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), one_of]) if flip else one_of
