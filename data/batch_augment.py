@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.transforms.v2.functional import to_dtype
 
 from .augment import CUTOUT_AREA, CUTOUT_ASPECT, CUTOUT_PROBABILITY
 
@@ -40,7 +41,7 @@ class BatchTransform:
         if self.padding or self.cutout or self.flip:
             images = self._augment(images, draws)
         mean, std = _channel_constants(self.mean, self.std, images.device)
-        return images.float().div_(255).sub_(mean).div_(std)
+        return to_dtype(images, torch.float32, scale=True).sub_(mean).div_(std)  # v2.Normalize's own order
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
         N, C, H, W = images.shape

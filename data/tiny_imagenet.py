@@ -1,6 +1,7 @@
 """Tiny-ImageNet: 200 classes of 64×64 JPEGs, decoded by the loader's workers.
 
-``val/`` is the test set, as everywhere in the field: ``test/`` has no labels. A smaller set in the same layout is used as it is, and ``Task.convention`` says so.
+``val/`` is the test set, as everywhere in the field: ``test/`` has no labels. A smaller set in the same layout is used
+as it is, and ``Task.convention`` says so.
 """
 
 from __future__ import annotations

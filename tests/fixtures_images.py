@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 from PIL import Image
+
+from data import DataError, build_dataset
+from data.resident import build_loader
+
+CPU = torch.device("cpu")
 
 
 def class_images(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -73,3 +81,27 @@ def write_tiny_imagenet(root: Path, classes: int = 4, per_class: int = 6, val_pe
             annotations.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
     (folder / "val" / "val_annotations.txt").write_text("".join(annotations))
     return folder
+
+
+def load(name, data_dir, **options):
+    """The small data set of that name."""
+    return build_dataset(name, data_dir, download=False, seed=1, **options)
+
+
+def loader(task, split, *, batch_size=8, T=2, device=CPU, **options):
+    return build_loader(split, batch_size=batch_size, T=T, device=device, seed=1, mix=task.mix, **options)
+
+
+def one_epoch(loader, epoch=1, start=0):
+    """x [M, C, H, W] and targets of all batches of an epoch."""
+    batches = list(loader.epoch(epoch, start))
+    return torch.cat([x_seq[0] for x_seq, _ in batches]), torch.cat([target for _, target in batches])
+
+
+def error_of(call: Callable[..., object], *args: object, **options: object) -> str:
+    """The one line that a DataError says."""
+    with pytest.raises(DataError) as caught:
+        call(*args, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

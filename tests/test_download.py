@@ -1,0 +1,139 @@
+"""Downloads from a server of our own, and archives: verified, whole, and inside their folder, or refused."""
+
+import functools
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from data.cifar import read_cifar
+from data.download import fetch, safe_extract
+from tests.fixtures_images import error_of, write_cifar10
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A folder, and the address that serves it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def md5_of(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_cifar_is_downloaded_verified_unpacked_and_then_read_offline(tmp_path, server):
+    folder, address = server
+    write_cifar10(tmp_path / "source")
+    archive = folder / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "source" / "cifar-10-batches-py", "cifar-10-batches-py")
+
+    class Served(CIFAR10):
+        url = f"{address}/{archive.name}"
+        tgz_md5 = md5_of(archive)
+
+    arrays = read_cifar(Served, tmp_path / "data_dir", download=True)
+    assert len(arrays.train[1]) == 100
+    archive.unlink()
+    assert torch.equal(read_cifar(Served, tmp_path / "data_dir", download=True).train[0], arrays.train[0])
+    (tmp_path / "data_dir" / "cifar-10-batches-py").rename(tmp_path / "elsewhere")  # the archive alone will do
+    assert torch.equal(read_cifar(Served, tmp_path / "data_dir", download=False).train[0], arrays.train[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "0 bytes"),
+        (b"\n <!DOCTYPE html><html>sorry</html>", "web page"),
+        (b"another file", "came broken (12 bytes"),
+        (None, "404"),
+    ],
+)
+def test_useless_answers_leave_nothing_behind(tmp_path, server, content, reason):
+    folder, address = server
+    if content is not None:
+        (folder / "a.zip").write_bytes(content)
+    path = tmp_path / "data_dir" / "a.zip"
+    message = error_of(fetch, f"{address}/a.zip", path, "0" * 32, "a hint")
+    for part in (reason, str(path), "0" * 32, f"{address}/a.zip", "a hint"):
+        assert part in message
+    assert not list(path.parent.iterdir())
+
+
+def test_no_answer(tmp_path):
+    message = error_of(fetch, "http://127.0.0.1:1/a.zip", tmp_path / "a.zip", "0" * 32)
+    assert "could not be downloaded" in message
+    assert str(tmp_path / "a.zip") in message
+
+
+def zip_of(path: Path, name: str) -> Path:
+    with zipfile.ZipFile(path.with_suffix(".zip"), "w") as archive:
+        archive.writestr("top/good.txt", "good")
+        archive.writestr(name, "bad")
+    return path.with_suffix(".zip")
+
+
+def tar_of(path: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
+    with tarfile.open(path.with_suffix(".tar.gz"), "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("top/good.txt"), io.BytesIO())
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc"
+        archive.addfile(member)
+    return path.with_suffix(".tar.gz")
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+@pytest.mark.parametrize("name", ["../bad.txt", "top/../../bad.txt", "/tmp/bad.txt", "..\\bad.txt", "C:\\bad.txt"])
+def test_archive_that_leaves_its_folder_is_refused(tmp_path, pack, name):
+    archive = pack(tmp_path / "archive", name)
+    message = error_of(safe_extract, archive, tmp_path / "in" / "folder")
+    assert str(archive) in message
+    assert "outside its folder" in message
+    assert not list((tmp_path / "in" / "folder").iterdir())
+    assert not list(tmp_path.rglob("bad.txt"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_archive_with_a_link_is_refused(tmp_path, kind):
+    archive = tar_of(tmp_path / "archive", "top/link", kind)
+    assert "is a link or a device" in error_of(safe_extract, archive, tmp_path / "folder")
+
+
+def test_zip_with_a_link_is_refused(tmp_path):
+    info = zipfile.ZipInfo("top/link")
+    info.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(info, "/etc")
+    assert "is a link or a device" in error_of(safe_extract, tmp_path / "a.zip", tmp_path / "folder")
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of])
+def test_truncated_archive_leaves_nothing(tmp_path, pack):
+    archive = pack(tmp_path / "archive", "top/more.txt")
+    archive.write_bytes(archive.read_bytes()[:-30])
+    assert "cannot be unpacked" in error_of(safe_extract, archive, tmp_path / "folder")
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_unpacking_overwrites_nothing(tmp_path):
+    archive = zip_of(tmp_path / "archive", "top/more.txt")
+    safe_extract(archive, tmp_path)
+    assert (tmp_path / "top" / "more.txt").read_text() == "bad"
+    (tmp_path / "top" / "more.txt").write_text("mine")
+    assert "in the way" in error_of(safe_extract, archive, tmp_path)
+    assert (tmp_path / "top" / "more.txt").read_text() == "mine"
