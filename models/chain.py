@@ -72,7 +72,7 @@ snn5 = partial(
     SpikingChain,
     ((16, 3, 1, 1), (64, 5, 1, 1), POOL, (128, 5, 1, 1), POOL, (256, 5, 1, 1), POOL, (256, 3, 1, 1), POOL),
 )
-snn5_noAP = partial(SpikingChain, ((16, 3, 1, 1), (64, 5, 2, 1), (128, 5, 2, 1), (256, 5, 2, 1), (256, 3, 2, 1)))  # noqa: N816
+snn5_noAP = partial(SpikingChain, ((16, 3, 1, 1), (64, 5, 2, 1), (128, 5, 2, 1), (256, 5, 4, 1), (256, 3, 2, 1)))  # noqa: N816
 vggsnn = partial(
     SpikingChain,
     (
