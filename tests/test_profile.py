@@ -103,6 +103,10 @@ def test_profile_refuses_what_it_cannot_count(small):
         profile_network(small, [(x_seq, 0), (x_seq[:2], 0)])
     with pytest.raises(ValueError, match="0 neuron layers"):
         profile_network(small, [(x_seq, 0)], is_neuron=lambda module: False)
+    conv = layer.Conv2d(2, 2, 1, step_mode="m")
+    twice = nn.Sequential(conv, neuron.LIFNode(step_mode="m"), conv)
+    with pytest.raises(ValueError, match="0 ran on 12 frames where samples × T = 6"):
+        profile_network(twice, [(x_seq, 0)])
     small.conv2 = layer.Conv2d(4, 4, 1, groups=2, step_mode="m")
     small.linear = layer.Linear(64, 5, step_mode="m")
     with pytest.raises(ValueError, match="conv2: grouped"):
@@ -117,13 +121,14 @@ def test_a_spiking_network_is_the_same_layer_by_layer_and_step_by_step(kind):
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.bias, 0.5)
-    x_seq = torch.rand(2, 3, 32, 32).expand(3, 2, 3, 32, 32)
+    x_seq = torch.rand(3, 32, 32).expand(3, 2, 3, 32, 32)  # stride 0 in T and in N
     layerwise = profile_network(net, [(x_seq, torch.zeros(2))])
     functional.set_step_mode(net, "s")
     stepwise = profile_network(net, [(x_seq, torch.zeros(2))])
     assert layerwise.synapses[0].is_static
     assert not layerwise.synapses[1].is_static
     assert not stepwise.synapses[0].is_static
+    assert layerwise.synapses[0].density == pytest.approx(stepwise.synapses[0].density)
     assert layerwise.firing_rates() == pytest.approx(stepwise.firing_rates())
     assert min(layerwise.firing_rates().values()) > 0
     assert layerwise.operations(kind, T=1).macs == stepwise.operations(kind, T=1).macs
