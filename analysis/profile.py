@@ -5,8 +5,8 @@ SpikingJelly 2 has operation counters of its own. They are not used here, becaus
 - ``SynOpCounter`` follows each spike to the weights it really meets, so a spike at the border of a padded
   convolution costs less. The paper multiplies the dense count by the firing rate. For linear layers and for
   1×1 convolutions of stride 1 the two are equal; otherwise they differ by what the borders cost.
-- ``MACCounter`` agrees on real-valued layers without a bias, which it leaves out; it counts one MAC where the paper
-  counts two for a batch norm, and tells a batch norm by the kernel that runs, which differs between CPU and GPU.
+- ``MACCounter`` agrees on real-valued layers, but for their bias, which it leaves out; for a batch norm it counts one
+  MAC per output where the paper counts two.
 - ``LemaireEnergyProfiler`` prices memory differently (see :mod:`analysis.lemaire`).
 """
 
