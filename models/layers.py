@@ -41,6 +41,8 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
     def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
         super().__init__(num_features)
         self.merged, self.step_mode = merged, step_mode
+        self.momentum: float = 0.1
+        self.num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if self.step_mode == "s":
@@ -48,7 +50,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         if self.merged or not self.training:
             return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
         T = x.shape[0]
-        self.num_batches_tracked += T
+        self.num_batches_tracked.add_(T)
         if is_static(x):  # T equal updates r ← (1 − k)·r + k·stat are one with k′ = 1 − (1 − k)^T
             y = self._normalise(x[0], 1 - (1 - self.momentum) ** T)
             return y.expand(T, *y.shape)

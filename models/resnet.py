@@ -102,12 +102,14 @@ class SpikingResNet(SpikingNetwork):
             raise ValueError(f"a spiking ResNet needs frames of 25×25 or more, not {input_size}×{input_size}")
         self.conv1 = Conv2d(in_channels, 64, 3, 1, 1, bias=False, step_mode="m")
         channels = 64
+        stages = []
         for i, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True)):
             stage = []
             for j in range(depth):
                 stage.append(block(parts, channels, width, stride=2 if i > 0 and j == 0 else 1))
                 channels = width * block.expansion
-            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+            stages.append(nn.Sequential(*stage))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.bn1 = parts.norm(channels)
         self.neuron = parts.neuron()
         self.pool = layer.AvgPool2d(4, step_mode="m")

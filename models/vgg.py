@@ -37,14 +37,16 @@ class SpikingVGG(SpikingNetwork):
         if input_size < 32:
             raise ValueError(f"a spiking VGG needs frames of 32×32 or more, not {input_size}×{input_size}")
         channels = in_channels
-        for i, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True)):
+        stages = []
+        for depth, width in zip(depths, WIDTHS, strict=True):
             stage: list[nn.Module] = []
             for _ in range(depth):
                 conv = Conv2d(channels, width, 3, 1, 1, step_mode="m")
                 stage += [conv, parts.norm(width), parts.neuron(), parts.dropout()]
                 channels = width
             stage.append(layer.AvgPool2d(2, step_mode="m"))
-            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+            stages.append(nn.Sequential(*stage))
+        self.layer1, self.layer2, self.layer3, self.layer4, self.layer5 = stages
         self.avgpool = layer.AdaptiveAvgPool2d((7, 7), step_mode="m")
         linear = layer.Linear(channels * 7 * 7, num_classes, step_mode="m")
         self.classifier = nn.Sequential(layer.Flatten(step_mode="m"), linear)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -54,9 +53,8 @@ class SpikingNeuron(base.MemoryModule):
         self.step_mode, self.keep_state = step_mode, keep_state
         self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
 
-    @abstractmethod
-    def step(self, c: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        """One time step: input current c [N, *] and states → (spikes, *new states), all [N, *]."""
+    step: Callable[..., tuple[Tensor, ...]]
+    """One time step: input current c [N, *] and the states → (spikes, *new states), all [N, *]."""
 
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""

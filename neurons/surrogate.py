@@ -15,10 +15,11 @@ Sigmoid 4/α. At α = 1 they are the published code's functions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
+
+Derivative = Callable[[Tensor, float], Tensor]
 
 
 def rectangle(x: Tensor, alpha: float) -> Tensor:
@@ -34,7 +35,7 @@ def sigmoid(x: Tensor, alpha: float) -> Tensor:
     return y * (1 - y) * (4 / alpha)
 
 
-SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
+SURROGATES: dict[str, Derivative] = {
     "rectangle": rectangle,
     "triangle": triangle,
     "sigmoid": sigmoid,
@@ -42,18 +43,18 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 class Spike(torch.autograd.Function):
-    """Θ(x): 1 where x ≥ 0, else 0; backward multiplies by ``derivative(x)``."""
+    """Θ(x): 1 where x ≥ 0, else 0; backward multiplies by ``derivative(x, alpha)``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, x: Tensor, derivative: Derivative, alpha: float) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.derivative = derivative
+        ctx.derivative, ctx.alpha = derivative, alpha
         return (x >= 0).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad_spike: Tensor):
         (x,) = ctx.saved_tensors
-        return grad_spike * ctx.derivative(x), None
+        return grad_spike * ctx.derivative(x, ctx.alpha), None, None
 
 
 def spike_function(surrogate: str, alpha: float = 1.0) -> Callable[[Tensor], Tensor]:
@@ -66,5 +67,5 @@ def spike_function(surrogate: str, alpha: float = 1.0) -> Callable[[Tensor], Ten
         raise ValueError(f"unknown surrogate {surrogate!r}; known: {', '.join(SURROGATES)}")
     if not alpha > 0:
         raise ValueError(f"the surrogate's width must be > 0, not {alpha}")
-    derivative = partial(SURROGATES[surrogate], alpha=alpha)
-    return lambda x: Spike.apply(x, derivative)
+    derivative = SURROGATES[surrogate]
+    return lambda x: Spike.apply(x, derivative, alpha)

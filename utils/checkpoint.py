@@ -1,0 +1,90 @@
+"""Checkpoints: tensors and plain values only, written aside and renamed, read without running anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: one line that names it and says why."""
+
+
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+    """Write ``state`` to ``path`` so that the file is the old one or the new one, never a part of it."""
+    fd, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that holds tensors and plain values only.
+
+    Raises:
+        CheckpointError: if it is missing, truncated, no checkpoint, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own message runs over many lines and advises against safety
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise CheckpointError(f"{path} holds more than tensors and plain values; it is not loaded") from None
+        raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
+    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError):
+        raise CheckpointError(f"{path} is not a checkpoint, or is truncated") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a checkpoint or a state dict")
+    return state
+
+
+def weights_of(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """The network's state dict: the checkpoint's ``net``, or the whole of it if it is a bare state dict."""
+    weights = state.get("net", state)
+    if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise CheckpointError(f"{path} holds no network: neither a 'net' nor a bare state dict")
+    return {name.removeprefix("module."): weight for name, weight in weights.items()}
+
+
+def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
+    """Load a network's weights: a checkpoint of ours or of the published code, or a bare state dict.
+
+    PLIF's learned ``w`` is left out when the network has none (PLIF-trained weights run as LIF).
+
+    Returns:
+        The whole checkpoint, for what else it holds.
+
+    Raises:
+        CheckpointError: if it cannot be read, or was made by another model or for other classes.
+    """
+    state = read_checkpoint(path)
+    weights, own = weights_of(state, path), net.state_dict()
+    weights = {k: w for k, w in weights.items() if k in own or not (k.endswith(".w") and w.dim() == 0)}
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or extra:
+        what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which this network has not"
+        raise CheckpointError(f"{path} is of another model: it {what} ({len(missing) + len(extra)} names differ)")
+    for name, weight in weights.items():
+        if weight.shape != own[name].shape:
+            raise CheckpointError(
+                f"{path} does not fit: {name} is {list(weight.shape)} there and {list(own[name].shape)} here; "
+                "another model, class count or input"
+            )
+    net.load_state_dict(weights)
+    return state

@@ -1,0 +1,138 @@
+"""The command line: option types that say what is wrong in one line, and the training script's options."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class UsageError(Exception):
+    """A request that cannot be met: one line that says what is wrong and what to do."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Options with one dash; an error is one line and exit code 2; a misspelt option gets a suggestion."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        known = self._option_string_actions
+        for word in args:
+            # argparse would read a misspelt -batch as -b with the value "atch"
+            option = word.split("=")[0]
+            if re.match(r"--?[A-Za-z]", word) and option not in known:
+                near = get_close_matches(option, known, n=1)
+                self.error(f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else ""))
+        return super().parse_args(args, namespace)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
+    """An option type: one of ``names``; anything else is refused with the nearest name."""
+
+    def parse(text: str) -> str:
+        if text in names:
+            return text
+        by_lower = {name.lower(): name for name in names}
+        near = get_close_matches(text.lower(), by_lower, n=1, cutoff=0.5)
+        hint = f"; did you mean {by_lower[near[0]]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}{hint} (known: {', '.join(names)})")
+
+    return parse
+
+
+def number(
+    cast: type, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+) -> Callable[[str], float]:
+    """An option type: a finite number with least ≤ x, above < x < below."""
+
+    def parse(text: str) -> float:
+        try:
+            value = cast(text)
+        except ValueError:
+            kind = "a whole number" if cast is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        if not math.isfinite(value) or value < least or value <= above or value >= below:
+            bounds = [f"≥ {least}"] if least > -math.inf else []
+            bounds += [f"> {above}"] if above > -math.inf else []
+            bounds += [f"< {below}"] if below < math.inf else []
+            raise argparse.ArgumentTypeError(f"must be {' and '.join(bounds) or 'finite'}, not {text}")
+        return value
+
+    return parse
+
+
+def training_parser(
+    *,
+    datasets: Collection[str],
+    models: Collection[str],
+    neurons: Collection[str],
+    surrogates: Collection[str],
+    batch_norms: Collection[str],
+) -> OneLineParser:
+    """The options of ``train_BPTT.py``; the names that may be chosen come from the registries."""
+    parser = OneLineParser("Train a spiking network with backpropagation through time.")
+    positive, share = number(int, least=1), number(float, least=0, below=1)
+
+    add = parser.add_argument_group("data").add_argument
+    add("-dataset", type=one_of("data set", datasets), default="cifar10", help=f"one of {', '.join(datasets)}")
+    add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
+    add("-b", type=positive, default=128, help="batch size")
+    add("-j", type=number(int, least=0), default=0, help="processes that load data; 0 loads in this one")
+    add("-cutupmix_auto", action="store_true", help="the augmentation of the paper's rows marked *")
+    add("-event_split", type=one_of("split", ("last", "first")), default="last", help="DVS-CIFAR10's test files: "
+        "the last 100 of each class (the paper) or the first 100")  # fmt: skip
+    add("-val_split", type=share, default=0.0, help="share of the training set to hold out and choose the best on")
+    add("-train_fraction", type=number(float, above=0, below=1.0000001), default=1.0, help="share of the training "
+        "set to train on")  # fmt: skip
+    add("-no_download", action="store_true", help="never download; use what is in -data_dir")
+
+    add = parser.add_argument_group("network").add_argument
+    add("-model", type=one_of("model", models), default="spiking_vgg11_bn", help=f"one of {', '.join(models)}")
+    add("-neuron", "-neuron_model", type=one_of("neuron", neurons), default="CLIF", help=f"one of {', '.join(neurons)}")
+    add("-T", type=positive, default=6, help="time steps (relu sets 1)")
+    add("-tau", type=number(float, above=1), default=2.0, help="membrane time constant, in steps; PLIF starts here")
+    add("-v_reset", type=number(float), default=None, help="hard reset to this value; None is the soft reset")
+    add("-surrogate", type=one_of("surrogate", surrogates), default="rectangle", help=f"one of {', '.join(surrogates)}")
+    add("-alpha", type=number(float, above=0), default=1.0, help="width of the surrogate")
+    add("-drop_rate", type=share, default=0.0, help="dropout, one mask per sequence")
+    add("-bn", type=one_of("batch norm", batch_norms), default="per_step", help="batch norm: per_step (the paper's), "
+        "or merged over T (a different network)")  # fmt: skip
+
+    add = parser.add_argument_group("training").add_argument
+    add("-epochs", type=positive, default=300, help="epochs in all")
+    add("-opt", type=one_of("optimiser", ("SGD", "AdamW")), default="SGD", help="SGD or AdamW")
+    add("-lr", type=number(float, above=0), default=0.1, help="learning rate at the start")
+    add("-momentum", type=share, default=0.9, help="momentum of SGD")
+    add("-weight_decay", type=number(float, least=0), default=5e-4, help="weight decay")
+    add("-lr_scheduler", type=one_of("scheduler", ("CosALR", "StepLR")), default="CosALR", help="CosALR or StepLR")
+    add("-T_max", type=positive, default=300, help="CosALR: epochs from the start to the lowest rate")
+    add("-step_size", type=positive, default=100, help="StepLR: epochs between two steps")
+    add("-gamma", type=number(float, above=0), default=0.1, help="StepLR: factor of a step")
+    add("-loss_lambda", type=number(float, least=0, below=1.0000001), default=0.05, help="λ: (1 − λ)·CE + λ·MSE")
+    add("-loss_means", type=number(float), default=1.0, help="the MSE's target for every logit")
+    add("-mse_n_reg", action="store_true", help="take the one-hot label as the MSE's target instead")
+    add("-label_smoothing", type=share, default=0.0, help="label smoothing of the CE")
+    add("-amp", action="store_true", default=True, help="mixed precision: float16 on CUDA, bfloat16 elsewhere")
+    add("-no_amp", dest="amp", action="store_false", default=argparse.SUPPRESS, help="float32 throughout")
+    add("-seed", type=number(int, least=0), default=2022, help="seed of every random state")
+    add("-device", default=None, help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
+
+    add = parser.add_argument_group("run").add_argument
+    add("-out_dir", type=Path, default=Path("./logs"), help="where the run's folder goes")
+    add("-name", default=None, help="name of the run's folder; None builds it from the settings")
+    add("-resume", type=Path, default=None, help="go on from this checkpoint, in its folder")
+    add("-pre_train", type=Path, default=None, help="start from these weights")
+    add("-save_init", action="store_true", help="keep the weights before training as checkpoint_init.pth")
+    return parser

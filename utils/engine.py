@@ -1,0 +1,152 @@
+"""One epoch of training, and one of evaluation: each returns a plain dict of numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .seeding import seed_all
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
+
+
+class NonFiniteLossError(Exception):
+    """The loss stopped being a number: one line that names the epoch and the step."""
+
+
+class MemoryFullError(Exception):
+    """The device's memory is full: one line that says which options take less."""
+
+
+class Meter:
+    """Loss and hits, summed on the device: reading them waits for it, so it is done now and then only."""
+
+    def __init__(self, device: torch.device):
+        self.loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else torch.float32)
+        self.hits = torch.zeros((), device=device, dtype=torch.int64)
+        self.first_bad = torch.full((), -1, device=device, dtype=torch.int64)
+        self.samples = 0
+
+    def add(self, loss: Tensor, logits: Tensor, target: Tensor, step: int) -> None:
+        """Count a batch: its mean loss, logits [T, N, K], target [N] or [N, K]."""
+        labels = target if target.dim() == 1 else target.argmax(1)
+        samples = len(labels)
+        self.loss += loss.detach() * samples
+        self.hits += (logits.detach().sum(0).argmax(1) == labels).sum()  # [T, N, K] → [N, K] → [N]
+        bad = ~loss.detach().isfinite() & (self.first_bad < 0)
+        self.first_bad = torch.where(bad, step, self.first_bad)
+        self.samples += samples
+
+    def read(self) -> tuple[float, float]:
+        """Mean loss and accuracy in percent so far; waits for the device."""
+        return self.loss.item() / self.samples, 100 * self.hits.item() / self.samples
+
+
+def train_one_epoch(
+    net: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    *,
+    epoch: int,
+    steps: int,
+    seed: int,
+    device: torch.device,
+    scaler: torch.amp.GradScaler,
+    amp_dtype: torch.dtype | None,
+) -> dict[str, float]:
+    """Train on ``batches`` of (x_seq [T, N, C, H, W], target) and return loss, accuracy (%) and images/s.
+
+    Args:
+        criterion: (logits [T, N, K], target) → scalar.
+        epoch, steps: for the progress bar, and for naming a step that failed.
+        seed: dropout's draws are a function of (seed, epoch, step).
+        scaler: scales the loss in float16; a disabled one leaves it alone.
+        amp_dtype: precision of the convolutions under autocast; None for float32.
+
+    Raises:
+        NonFiniteLossError: naming the first such step.
+    """
+    net.train()
+    meter = Meter(device)
+    started = shown = time.perf_counter()
+    with progress(batches, f"epoch {epoch}", steps) as bar:
+        for step, (x_seq, target) in enumerate(bar):
+            seed_all(seed, epoch, step)
+            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
+                logits = net(x_seq)
+            loss = criterion(logits, target)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            meter.add(loss, logits, target, step)
+            if time.perf_counter() - shown > REFRESH_SECONDS:
+                shown = time.perf_counter()
+                stop_if_not_finite(meter, epoch)
+                loss_now, accuracy = meter.read()
+                rate = meter.samples / (shown - started)
+                bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
+    stop_if_not_finite(meter, epoch)
+    loss_mean, accuracy = meter.read()
+    return {
+        "loss": loss_mean,
+        "acc": accuracy,
+        "images_per_second": meter.samples / (time.perf_counter() - started),
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    net: nn.Module,
+    batches: Batches,
+    criterion: Callable[[Tensor, Tensor], Tensor],
+    *,
+    device: torch.device,
+    steps: int,
+    title: str = "test",
+) -> dict[str, float]:
+    """Loss and accuracy (%) over ``batches``, in the precision of the weights (float32)."""
+    net.eval()
+    meter = Meter(device)
+    with progress(batches, title, steps) as bar:
+        for step, (x_seq, target) in enumerate(bar):
+            logits = net(x_seq)
+            meter.add(criterion(logits, target), logits, target, step)
+    loss, accuracy = meter.read()
+    return {"loss": loss, "acc": accuracy}
+
+
+def progress(batches: Batches, title: str, steps: int) -> tqdm:
+    """A progress bar that clears itself and is silent where nobody watches."""
+    return tqdm(batches, desc=title, total=steps, leave=False, dynamic_ncols=True, disable=None, unit="batch")
+
+
+def stop_if_not_finite(meter: Meter, epoch: int) -> None:
+    """Raise :class:`NonFiniteLossError` if any loss so far was infinite or not a number."""
+    step = int(meter.first_bad)
+    if step >= 0:
+        raise NonFiniteLossError(
+            f"the loss is not finite at step {step} of epoch {epoch}; the last checkpoint is kept. "
+            "Try a lower -lr, or -no_amp"
+        )
+
+
+@contextmanager
+def naming_memory(batch_size: int, T: int) -> Iterator[None]:
+    """Turn a full memory into :class:`MemoryFullError`, with the options that take less."""
+    advice = f"out of memory with -b {batch_size} and -T {T}: memory grows with both, so lower one of them"
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise MemoryFullError(advice) from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # how torch's CPU allocator puts it
+            raise
+        raise MemoryFullError(advice) from None

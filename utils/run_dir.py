@@ -1,0 +1,135 @@
+"""A run's folder: config.json, metrics.jsonl, checkpoints, TensorBoard and curves.png."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from .cli import UsageError
+
+LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
+
+
+class RunDir:
+    """The folder of one run; everything later (tables, figures, resume) reads it.
+
+    Args:
+        path: the folder; see :func:`create_run_dir`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
+        self._metrics = path / "metrics.jsonl"
+        self._board = SummaryWriter(str(path / "tensorboard"))
+
+    def write_config(self, settings: dict[str, Any]) -> None:
+        """Write config.json: every setting, and what the run was made with."""
+        write_aside(self.path / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
+
+    def keep_metrics_until(self, epoch: int) -> None:
+        """Drop the rows from ``epoch`` on: a resumed run writes them anew."""
+        kept = [row for row in read_metrics(self._metrics) if row["epoch"] < epoch]
+        write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def log(self, row: dict[str, float]) -> None:
+        """Append an epoch's row to metrics.jsonl, TensorBoard and curves.png."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in row.items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, row["epoch"])
+        self._board.flush()
+        draw_curves(read_metrics(self._metrics), self.path / "curves.png")
+
+    def close(self) -> None:
+        """Close TensorBoard's file."""
+        self._board.close()
+
+
+def create_run_dir(out_dir: Path, name: str) -> RunDir:
+    """Make a fresh folder ``out_dir/name``, or ``name-2`` … where that is taken: runs never mix.
+
+    Raises:
+        UsageError: if it cannot be made.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 10_000):
+            path = out_dir / (name if number == 1 else f"{name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            return RunDir(path)
+    except OSError as error:
+        raise UsageError(f"cannot write to -out_dir {out_dir}: {error.strerror}") from None
+    raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, none if there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file so that it is the old one or the new one, never a part of it."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the run is made with: versions, git commit, device."""
+    packages = ("torch", "torchvision", "spikingjelly", "numpy")
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "commit": commit.stdout.strip() or "unknown",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+    }
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory held so far, in GiB: the device's on CUDA, the process's elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw loss and accuracy by epoch, training and test, to a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else None
+    for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy (%)"), strict=True):
+        for part, style in (("train", "--"), ("val", ":"), ("test", "-")):
+            if rows and f"{part}_{quantity}" in rows[0]:
+                values = [row[f"{part}_{quantity}"] for row in rows]
+                axes.plot(epochs, values, style, marker=marker, markersize=3, label=part)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
