@@ -32,8 +32,8 @@ class Cutout(nn.Module):
         side = image.shape[-1]
         area = side * side * torch.empty(()).uniform_(*CUTOUT_AREA).item()
         aspect = torch.empty(()).uniform_(*CUTOUT_ASPECT).item()
-        h = min(math.floor(math.sqrt(area * aspect)), side)
-        w = min(math.floor(math.sqrt(area / aspect)), side)
+        h = math.floor(math.sqrt(area * aspect))
+        w = math.floor(math.sqrt(area / aspect))
         top = int(torch.randint(side - h + 1, ()))
         left = int(torch.randint(side - w + 1, ()))
         grey = int(torch.randint(256, ()))

@@ -71,8 +71,8 @@ class BatchTransform:
         side = x.shape[1]
         area = side * side * _uniform(u[3], *CUTOUT_AREA)
         aspect = _uniform(u[4], *CUTOUT_ASPECT)
-        h = (area * aspect).sqrt().long().clamp(max=side)  # [N], rounded down
-        w = (area / aspect).sqrt().long().clamp(max=side)
+        h = (area * aspect).sqrt().long()  # [N], rounded down
+        w = (area / aspect).sqrt().long()
         top = _uniform_integer(u[5], side - h + 1)
         left = _uniform_integer(u[6], side - w + 1)
         in_rows = (y >= top[:, None]) & (y < (top + h)[:, None])  # [N, H]
@@ -86,8 +86,8 @@ def _uniform(u: Tensor, low: float, high: float) -> Tensor:
 
 
 def _uniform_integer(u: Tensor, count: int | Tensor) -> Tensor:
-    """Uniform in [0, 1) → integers 0 … count − 1, int64 (u·count may round up to count itself)."""
-    return (u * count).long().clamp(max=count - 1)
+    """Uniform in [0, 1) → integers 0 … count − 1, int64; even the largest u, 1 − 2⁻²⁴, does not round up to count."""
+    return (u * count).long()
 
 
 @lru_cache(maxsize=32)

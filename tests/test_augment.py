@@ -112,7 +112,10 @@ def test_batch_transform_is_crop_then_cutout_then_flip():
     generator = torch.Generator().manual_seed(3)
     images = torch.randint(256, (64, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     draws = torch.rand(64, DRAWS, generator=generator)
-    draws[0], draws[1], draws[2] = 0.0, 1 - 2**-24, 0.25  # the ends of the range, and a cut that flips
+    most = 1 - 2**-24  # the largest that torch.rand draws
+    draws[0], draws[1], draws[2] = 0.0, most, 0.25  # the ends of the range, and a cut that flips
+    draws[3] = torch.tensor([most, most, 0.0, most, most, most, most, most, most])  # the highest rectangle
+    draws[4] = torch.tensor([most, most, 0.0, most, 0.0, most, most, most, most])  # the widest
     out = BatchTransform(*RAW, padding=4, cutout=True, flip=True)(images, draws).round()
     for image, u, seen in zip(images, draws.double().numpy(), out, strict=True):
         padded = torch.nn.functional.pad(image, [4] * 4)
@@ -159,6 +162,18 @@ def test_draws_come_from_torch_alone(name):
     assert first.dtype == torch.float32
     least = 2 if name == "tiny_imagenet" else 40  # a flip alone has two outcomes
     assert len(first.flatten(1).unique(dim=0)) >= least
+
+
+def test_cifar_pipeline_cuts_half_of_the_images():
+    x = sample_by_sample(cifar_train(SIZE, normalise(*RAW), cutupmix_auto=False), colour()).round()
+    is_cut = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2]) & (x[:, 0] > 0)).flatten(1).any(1)  # the padding is black
+    assert abs(is_cut.float().mean() - 0.5) < 0.03
+
+
+def test_trivial_augment_of_the_star_pipeline_changes_colours():
+    x = sample_by_sample(cifar_train(SIZE, normalise(*RAW), cutupmix_auto=True), colour()).round()
+    is_new = ((x[:, 0] != 10) & (x[:, 0] != 0)).flatten(1).any(1)  # neither the image's red nor padding or erased
+    assert is_new.float().mean() > 0.1
 
 
 def test_random_erasing_of_the_star_pipeline():

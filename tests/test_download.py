@@ -58,7 +58,7 @@ def test_cifar_is_downloaded_verified_unpacked_and_then_read_offline(tmp_path, s
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "0 bytes"),
+        (b"", "answered with nothing (0 bytes)"),
         (b"\n <!DOCTYPE html><html>sorry</html>", "web page"),
         (b"another file", "came broken (12 bytes"),
         (None, "404"),

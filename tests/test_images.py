@@ -1,6 +1,7 @@
 """The image data sets through the real loaders, on small data in the official layouts."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,22 @@ def test_an_image_does_not_depend_on_batch_size_ranks_or_resume(data_dir, reside
     assert torch.equal(torch.cat(parts), x)
     other, _ = one_epoch(loader(task, task.train, batch_size=20, **options), epoch=2)
     assert not torch.equal(other, x)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_each_epoch_draws_anew(data_dir, resident):
+    task = load("cifar10", data_dir)
+    first, second = (one_epoch(loader(task, task.train, shuffle=False, resident=resident), epoch) for epoch in (1, 2))
+    assert ((first[0] != second[0]).flatten(1).any(1)).float().mean() > 0.9
+
+
+def test_mix_on_the_device_is_keyed_by_the_batch(data_dir):
+    task = replace(load("cifar10", data_dir), mix=load("cifar10", data_dir, cutupmix_auto=True).mix)
+    x, target = one_epoch(loader(task, task.train, batch_size=20, shuffle=True, resident=True))
+    assert target.shape == (100, 10)
+    rest, rest_target = one_epoch(loader(task, task.train, batch_size=20, shuffle=True, resident=True), start=2)
+    assert torch.equal(rest, x[40:])
+    assert torch.equal(rest_target, target[40:])
 
 
 @pytest.mark.parametrize(("name", "star"), [("cifar10", False), ("cifar100", True), ("tiny_imagenet", True)])
