@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,8 @@ def _write(path: Path, samples: Iterator[np.ndarray], shape: tuple[int, ...], dt
             content = sample.tobytes()
             checksum = zlib.crc32(content, checksum)
             file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # on the disk before the folder takes its name
     found = 0
     for sample in _open(path):
         found = zlib.crc32(sample.tobytes(), found)

@@ -116,7 +116,8 @@ def write_dvs_gesture_recordings(
 ) -> Path:
     """Write ``<root>/dvsgesture/extract/DvsGesture/``: one AEDAT 3.1 recording with its labels per user, trial lists.
 
-    A recording shows the 11 gestures one after the other, a second each, with a second without label after each.
+    A recording shows the 11 gestures one after the other, a second each, with a second without label after each;
+    every second's first event is at its very start.
     """
     home = root / "dvsgesture" / "extract" / "DvsGesture"
     home.mkdir(parents=True)
@@ -126,6 +127,7 @@ def write_dvs_gesture_recordings(
         for name, user in zip(names, users, strict=True):
             parts = [draw_events(stretch // 2, 1000 * user + stretch, events) for stretch in range(22)]
             for stretch, part in enumerate(parts):
+                part["t"][0] = 0
                 part["t"] = part["t"] + stretch * 1_000_000
             seen = {key: np.concatenate([part[key] for part in parts]) for key in "txyp"}
             (home / f"{name}.aedat").write_bytes(aedat3(seen))

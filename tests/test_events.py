@@ -301,6 +301,20 @@ def test_build_that_is_killed_never_looks_finished(tmp_path, files):
     assert (build(tmp_path / "cache", files)(3) == 4).all()
 
 
+def test_disk_that_loses_bytes_is_noticed(tmp_path, files):
+    def read(file: Path) -> np.ndarray:
+        if file == files[-1]:  # meanwhile the first sample, which is on the disk by now, changes there
+            (written,) = (tmp_path / "cache").glob(".*/*/frames.npy")
+            with written.open("r+b") as array:
+                array.seek(1000)
+                array.write(b"\1")
+        return np.zeros((2, 2, 64, 64), dtype=np.uint16)
+
+    with pytest.raises(DataError, match="not written as it should be"):
+        cached_frames(tmp_path / "cache", files, read, T=2, size=64, dtype=np.uint16)
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_two_builders_at_once_both_end_whole(tmp_path, files):
     barrier, answers = fork.Barrier(2), fork.Queue()
 
