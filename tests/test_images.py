@@ -79,6 +79,22 @@ def test_cifar_training_reads_all_batches_in_order(data_dir):
     assert task.classes[3] == "cat"
 
 
+def test_cifar_pickles_as_python_2_and_old_numpy_wrote_them(tmp_path):
+    path = write_cifar10(tmp_path) / "test_batch"
+    rows = np.random.default_rng(0).integers(0, 256, (2, 3072), dtype=np.uint8)
+    pixels = rows.tobytes()
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        + (b"(K\x01K\x02M\x00\x0c\x86" + dtype)  # shape (2, 3072)
+        + (b"\x89T" + len(pixels).to_bytes(4, "little") + pixels + b"tb")  # an 8-bit str, not bytes
+    )
+    path.write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x03K\x07eu.")
+    task = load("cifar10", tmp_path)
+    assert np.array_equal(task.test.images.reshape(2, 3072), rows)
+    assert task.test.labels.tolist() == [3, 7]
+
+
 def test_tiny_imagenet_labels_follow_the_sorted_wnids(data_dir):
     task = load("tiny_imagenet", data_dir)
     assert list(task.classes) == sorted(task.classes)
