@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from .base import SpikingNeuron
 from .clif import CLIF, clif_step
+from .kernels import BACKENDS
 from .lif import LIF, lif_step
 from .plif import PLIF
 from .relu import ReLU
 from .surrogate import SURROGATES
 
 __all__ = [
+    "BACKENDS",
     "CLIF",
     "LIF",
     "NEURONS",
@@ -43,13 +45,14 @@ def build_neuron(
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,
     step_mode: str = "m",
+    backend: str = "auto",
     keep_state: bool = True,
 ) -> nn.Module:
     """Build a neuron by its name on the command line.
 
     Args:
         name: a key of :data:`NEURONS`.
-        tau, v_threshold, v_reset, surrogate, alpha, step_mode, keep_state: see :class:`SpikingNeuron`.
+        tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state: see :class:`SpikingNeuron`.
             ``relu`` has no use for any but ``step_mode``.
 
     Raises:
@@ -69,6 +72,7 @@ def build_neuron(
         "surrogate": surrogate,
         "alpha": alpha,
         "step_mode": step_mode,
+        "backend": backend,
         "keep_state": keep_state,
     }
     return NEURONS[name](**shared, **({"v_reset": v_reset} if name in HARD_RESET else {}))

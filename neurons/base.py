@@ -8,9 +8,8 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor
 
+from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence
 from .surrogate import spike_function
-
-States = tuple[Tensor, ...]
 
 
 class SpikingNeuron(base.MemoryModule):
@@ -27,6 +26,9 @@ class SpikingNeuron(base.MemoryModule):
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
         step_mode: ``"m"`` or ``"s"``.
+        backend: what computes a sequence: ``"torch"``, ``"compile"`` (torch.compile), ``"triton"`` (CUDA), or
+            ``"auto"``: triton on CUDA, torch elsewhere. All give the same numbers; single steps, and a surrogate
+            of your own, run the step function under autograd.
         keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
             convention). The networks of this project start every sequence afresh and turn it off.
 
@@ -42,15 +44,19 @@ class SpikingNeuron(base.MemoryModule):
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,
         step_mode: str = "m",
+        backend: str = "auto",
         keep_state: bool = True,
     ):
         super().__init__()
         if not tau > 1:
             raise ValueError(f"tau must be > 1, not {tau}")
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
         self.tau, self.v_threshold, self.v_reset = float(tau), float(v_threshold), v_reset
         self.surrogate, self.alpha = surrogate, alpha
         self.spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         self.step_mode, self.keep_state = step_mode, keep_state
+        self.backend = backend
         self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
 
     step: Callable[..., tuple[Tensor, ...]]
@@ -62,20 +68,41 @@ class SpikingNeuron(base.MemoryModule):
         spike, *states = self.step(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
 
-    def materialize_states(self, inputs, states, step_mode) -> States:
+    def materialize_states(self, inputs, states, step_mode):
         """States that are still scalars become tensors [N, *]; in half precision they are float32."""
         like = inputs[0] if step_mode == "s" else inputs[0][0]
         dtype = torch.promote_types(like.dtype, torch.float32)
         return tuple(s if isinstance(s, Tensor) else torch.full_like(like, s, dtype=dtype) for s in states)
 
+    def multi_step_functional_forward(self, inputs, states):
+        """A sequence with explicit states (SpikingJelly 2's functional interface)."""
+        (x_seq,) = inputs
+        if not isinstance(self.surrogate, str):
+            return super().multi_step_functional_forward(inputs, states)
+        spike_seq, states = self._fire(x_seq, states, last=True)
+        return (spike_seq,), states
+
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Input current [T, N, *] → spikes [T, N, *]."""
         if self.keep_state:
             return super().multi_step_forward(x_seq)
-        initial = tuple(self._memories_rv.values())
-        states = self.materialize_states((x_seq,), initial, "m")
+        if isinstance(self.surrogate, str):
+            return self._fire(x_seq, (), last=False)[0]
+        states = self.materialize_states((x_seq,), tuple(self._memories_rv.values()), "m")
         (spike_seq,), _ = self.multi_step_functional_forward((x_seq,), states)
         return spike_seq
+
+    def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        backend = choose_backend(self.backend, x_seq, self.surrogate)
+        return fire_sequence(x_seq, self.learned_gamma(), states, self.dynamics(), backend=backend, last=last)
+
+    def dynamics(self) -> Dynamics:
+        """What the fused kernels must know of this neuron."""
+        return Dynamics("m" in self._memories, self.tau, self.v_threshold, self.v_reset, self.surrogate, self.alpha)
+
+    def learned_gamma(self) -> Tensor | None:
+        """γ where it is learned (PLIF), a scalar; None where it is 1 − 1/τ."""
+        return None
 
     def extra_repr(self) -> str:
         reset = "" if self.v_reset is None else f", v_reset={self.v_reset}"

@@ -48,9 +48,10 @@ class CLIF(SpikingNeuron):
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,
         step_mode: str = "m",
+        backend: str = "auto",
         keep_state: bool = True,
     ):
-        super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, keep_state)
+        super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, backend, keep_state)
         self.register_memory("m", 0.0)
 
     def step(self, c: Tensor, u: Tensor, m: Tensor) -> tuple[Tensor, ...]:

@@ -26,11 +26,15 @@ class PLIF(SpikingNeuron):
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,
         step_mode: str = "m",
+        backend: str = "auto",
         keep_state: bool = True,
     ):
-        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, keep_state)
+        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state)
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
 
+    def learned_gamma(self) -> Tensor:
+        """γ = 1 − 1/τ = 1 − σ(w), a scalar."""
+        return 1 - self.w.sigmoid()
+
     def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        gamma = 1 - self.w.sigmoid()
-        return lif_step(c, u, gamma, self.v_threshold, self.v_reset, self.spike)
+        return lif_step(c, u, self.learned_gamma(), self.v_threshold, self.v_reset, self.spike)

@@ -1,0 +1,5 @@
+"""Fused back ends: a neuron over all T steps as one node of the graph, with its backward written by hand."""
+
+from .sequence import BACKENDS, Dynamics, choose_backend, fire_sequence
+
+__all__ = ["BACKENDS", "Dynamics", "choose_backend", "fire_sequence"]

@@ -1,0 +1,135 @@
+"""The neurons over a whole sequence, and their derivatives by hand: plain functions of tensors.
+
+Each keeps x alone for its backward and recomputes the states from it, forward in time, before it goes back.
+The functions run as they are (backend ``torch``) or through torch.compile (``compile``), which fuses the loop
+over t into one kernel that holds the states in registers.
+
+Symbols: c[t] input current, u[t] membrane potential before the reset (after charging), v[t] after the reset,
+m[t] complementary potential, s[t] spikes, θ = V_th, γ = 1 − 1/τ, g_• = ∂L/∂•, H = ∂s/∂u (the surrogate).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..surrogate import SURROGATES
+
+
+def lif_forward(
+    x: Tensor, v: Tensor, gamma: float | Tensor, v_threshold: float, v_reset: float | None
+) -> tuple[Tensor, Tensor]:
+    """LIF over time: input current x [T, …], v[−1] […] → spikes [T, …] in x's dtype, v[T−1] […]."""
+    rest = 0.0 if v_reset is None else v_reset
+    spikes = []
+    for c in x.unbind():
+        u = rest + gamma * (v - rest) + c.to(v.dtype)
+        s = (u >= v_threshold).to(v.dtype)
+        v = u - v_threshold * s if v_reset is None else (1 - s) * u + v_reset * s
+        spikes.append(s.to(x.dtype))
+    return torch.stack(spikes), v
+
+
+def lif_backward(
+    x: Tensor,
+    v: Tensor,
+    gamma: float | Tensor,
+    g_spikes: Tensor,
+    g_v: Tensor,
+    v_threshold: float,
+    v_reset: float | None,
+    surrogate: str,
+    alpha: float,
+    learn_gamma: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`lif_forward`.
+
+    g_u[t] = g_v[t]·∂v/∂u + (g_s[t] + g_v[t]·∂v/∂s)·H[t], with ∂v/∂u = 1, ∂v/∂s = −θ (soft reset) or
+    ∂v/∂u = 1 − s, ∂v/∂s = v_reset − u (hard reset); g_c[t] = g_u[t]; g_v[t−1] = γ·g_u[t].
+
+    Args:
+        g_spikes: [T, …]. g_v: gradient of the last v […].
+
+    Returns:
+        g_x [T, …] in x's dtype, g_v[−1] […], and g_γ = Σ g_u[t]·(v[t−1] − v_rest), a scalar (0 if γ is not learned).
+    """
+    rest = 0.0 if v_reset is None else v_reset
+    before, us = [], []
+    for c in x.unbind():
+        before.append(v)
+        u = rest + gamma * (v - rest) + c.to(v.dtype)
+        s = (u >= v_threshold).to(v.dtype)
+        v = u - v_threshold * s if v_reset is None else (1 - s) * u + v_reset * s
+        us.append(u)
+    derivative = SURROGATES[surrogate]
+    g_x, g_gamma = [], torch.zeros_like(g_v)
+    for u, v_before, g_s in zip(reversed(us), reversed(before), reversed(g_spikes.unbind()), strict=True):
+        h = derivative(u - v_threshold, alpha)
+        if v_reset is None:
+            g_u = g_v + (g_s.to(v.dtype) - v_threshold * g_v) * h
+        else:
+            s = (u >= v_threshold).to(v.dtype)
+            g_u = g_v * (1 - s) + (g_s.to(v.dtype) + g_v * (v_reset - u)) * h
+        if learn_gamma:
+            g_gamma = g_gamma + g_u * (v_before - rest)
+        g_v = gamma * g_u
+        g_x.append(g_u.to(x.dtype))
+    return torch.stack(g_x[::-1]), g_v, g_gamma.sum()
+
+
+def clif_forward(x: Tensor, v: Tensor, m: Tensor, tau: float, v_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """CLIF over time: input current x [T, …], v[−1], m[−1] […] → spikes [T, …], v[T−1], m[T−1]."""
+    gamma = 1 - 1 / tau
+    spikes = []
+    for c in x.unbind():
+        u = gamma * v + c.to(v.dtype)
+        s = (u >= v_threshold).to(v.dtype)
+        m = m * torch.sigmoid(u / tau) + s
+        v = u - s * (v_threshold + torch.sigmoid(m))
+        spikes.append(s.to(x.dtype))
+    return torch.stack(spikes), v, m
+
+
+def clif_backward(
+    x: Tensor,
+    v: Tensor,
+    m: Tensor,
+    g_spikes: Tensor,
+    g_v: Tensor,
+    g_m: Tensor,
+    tau: float,
+    v_threshold: float,
+    surrogate: str,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`clif_forward`, with p = σ(u[t]/τ) and q = σ(m[t]).
+
+    g_m ← g_m − g_v·s·q(1 − q);  g_s ← g_s − g_v·(θ + q) + g_m;
+    g_c[t] = g_u = g_v + g_s·H + g_m·m[t−1]·p(1 − p)/τ;  g_v[t−1] = γ·g_u;  g_m[t−1] = g_m·p.
+
+    Args:
+        g_spikes: [T, …]. g_v, g_m: gradients of the last v and m […].
+
+    Returns:
+        g_x [T, …] in x's dtype, g_v[−1] and g_m[−1] […].
+    """
+    gamma = 1 - 1 / tau
+    us, ms = [], [m]
+    for c in x.unbind():
+        u = gamma * v + c.to(v.dtype)
+        s = (u >= v_threshold).to(v.dtype)
+        m = m * torch.sigmoid(u / tau) + s
+        v = u - s * (v_threshold + torch.sigmoid(m))
+        us.append(u)
+        ms.append(m)
+    derivative = SURROGATES[surrogate]
+    g_x = []
+    for t in range(x.shape[0] - 1, -1, -1):
+        u, s = us[t], (us[t] >= v_threshold).to(v.dtype)
+        p, q = torch.sigmoid(u / tau), torch.sigmoid(ms[t + 1])
+        g_m = g_m - g_v * s * q * (1 - q)
+        g_s = g_spikes[t].to(v.dtype) - g_v * (v_threshold + q) + g_m
+        g_u = g_v + g_s * derivative(u - v_threshold, alpha) + g_m * ms[t] * p * (1 - p) / tau
+        g_v, g_m = gamma * g_u, g_m * p
+        g_x.append(g_u.to(x.dtype))
+    return torch.stack(g_x[::-1]), g_v, g_m
