@@ -55,7 +55,8 @@ def one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
 def number(
     cast: type, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
 ) -> Callable[[str], float]:
-    """An option type: a finite number with least ≤ x, above < x < below."""
+    """An option type: a number that float32 or int64 can hold, with least ≤ x, above < x < below."""
+    largest = 2**63 - 1 if cast is int else 3.4e38
 
     def parse(text: str) -> float:
         try:
@@ -63,14 +64,23 @@ def number(
         except ValueError:
             kind = "a whole number" if cast is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
-        if not math.isfinite(value) or value < least or value <= above or value >= below:
+        if not abs(value) <= largest:  # nor is "nan"
+            raise argparse.ArgumentTypeError(f"must be a finite number, at most {largest:g}, not {text[:20]}")
+        if value < least or value <= above or value >= below:
             bounds = [f"≥ {least}"] if least > -math.inf else []
             bounds += [f"> {above}"] if above > -math.inf else []
             bounds += [f"< {below}"] if below < math.inf else []
-            raise argparse.ArgumentTypeError(f"must be {' and '.join(bounds) or 'finite'}, not {text}")
+            raise argparse.ArgumentTypeError(f"must be {' and '.join(bounds)}, not {text}")
         return value
 
     return parse
+
+
+def folder_name(text: str) -> str:
+    """An option type: the name of one folder."""
+    if text in {"", ".."} or Path(text).name != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder; where it goes is -out_dir's to say")
+    return text
 
 
 def training_parser(
@@ -131,7 +141,7 @@ def training_parser(
 
     add = parser.add_argument_group("run").add_argument
     add("-out_dir", type=Path, default=Path("./logs"), help="where the run's folder goes")
-    add("-name", default=None, help="name of the run's folder; None builds it from the settings")
+    add("-name", type=folder_name, default=None, help="name of the run's folder; None builds it from the settings")
     add("-resume", type=Path, default=None, help="go on from this checkpoint, in its folder")
     add("-pre_train", type=Path, default=None, help="start from these weights")
     add("-save_init", action="store_true", help="keep the weights before training as checkpoint_init.pth")

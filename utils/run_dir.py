@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -96,13 +97,14 @@ def write_aside(path: Path, text: str) -> None:
 def environment(device: torch.device) -> dict[str, str]:
     """What the run is made with: versions, git commit, device."""
     packages = ("torch", "torchvision", "spikingjelly", "numpy")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    commit = ""
+    if shutil.which("git"):
+        head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
     }
 
