@@ -75,7 +75,8 @@ def cached_frames(
     Raises:
         DataError: if a file is broken, or the cache is broken or cannot be written.
     """
-    listing = "".join(f"{file.parent.parent.name}/{file.parent.name}/{file.name} {_size(file)}\n" for file in files)
+    root = os.path.commonpath(files)  # the whole data set may move
+    listing = "".join(f"{file.relative_to(root).as_posix()} {_size(file)}\n" for file in files)
     digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
     target = folder / f"frames_T{T}_number_{size}x{size}_{digest}"
     shape = (len(files), T, 2, size, size)

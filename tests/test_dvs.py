@@ -404,8 +404,9 @@ def test_gesture_through_its_loader(tmp_path):
     assert torch.equal(x[:, 5], expected)
     augmented = offline(tmp_path, "dvsgesture", cutupmix_auto=True)
     assert not torch.equal(augmented.train[1, 3][0], task.train[1, 3][0])
-    home.rename(tmp_path / "DVS128Gesture")
+    home.rename(tmp_path / "DVS128Gesture")  # with its frames, which are used again
     assert torch.equal(one_epoch(offline(tmp_path, "dvsgesture"), T=4)[0], x)
+    assert len(folders_inside(tmp_path / "DVS128Gesture")) == 2
 
 
 def test_gesture_recordings_are_cut_as_spikingjelly_cuts_them(tmp_path):
