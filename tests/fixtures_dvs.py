@@ -1,14 +1,18 @@
-"""Small event-camera data sets, written in the layouts of the official ones."""
+"""Small event-camera data sets, written in the layouts of the official ones, and what their tests share."""
 
 from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+
+from data import DataError, Task, build_dataset
+from data.resident import build_loader
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 AEDAT2_HEADER = (
@@ -149,3 +153,41 @@ def pack_recordings(home: Path) -> Path:
     (home / "extract" / "DvsGesture").rmdir()
     (home / "extract").rmdir()
     return archive
+
+
+def offline(root: Path, name: str = "DVSCIFAR10", T: int = 4, **options) -> Task:
+    """The data set without the network."""
+    return build_dataset(name, root, T=T, download=False, **options)
+
+
+def refused(call: Callable[[], object], *words: object) -> None:
+    """``call()`` raises a DataError of one line that says ``words``."""
+    with pytest.raises(DataError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+
+
+def one_epoch(task: Task, T: int, batch_size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """The test split through its loader: x_seq [T, M, C, H, W] and labels [M]."""
+    loader = build_loader(
+        task.test, batch_size=batch_size, T=T, device=torch.device("cpu"), seed=0, shuffle=False, workers=0
+    )
+    x, labels = zip(*loader.epoch(1), strict=True)
+    return torch.cat(x, dim=1), torch.cat(labels)
+
+
+def folders_inside(home: Path) -> set[str]:
+    return {path.name for path in home.iterdir()}
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
