@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from .task import Split, draw_seed, keyed_rng
+from .task import DataError, Split, draw_seed, keyed_rng
 
 EVALUATION = 0  # the epoch part of a key where nothing is drawn
 
@@ -104,12 +104,18 @@ class Loader:
             x_seq, float32 [T, N, C, H, W], and target, int64 [N] or soft labels [N, K].
         """
         self.order.epoch, self.order.start = epoch, start
-        for step, (x, target) in enumerate(self._samples, start):
+        for step, (x, target) in enumerate(self._read(), start):
             if self.mix is not None:
                 with keyed_rng(self.order.seed, epoch, step, 1):
                     x, target = self.mix(x, target)
             x = x.to(self.device, non_blocking=True)
             yield to_sequence(x, self.T), target.to(self.device, non_blocking=True)
+
+    def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
+        try:
+            yield from self._samples
+        except DataError as error:  # torch hands a worker's on with the text of its traceback, the message last
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
 
 
 def to_sequence(x: Tensor, T: int) -> Tensor:
