@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -89,11 +90,11 @@ def train_one_epoch(
             meter.add(loss, logits, target, step)
             if time.perf_counter() - shown > REFRESH_SECONDS:
                 shown = time.perf_counter()
-                stop_if_not_finite(meter, epoch)
+                stop_if_not_finite(meter, f"epoch {epoch}")
                 loss_now, accuracy = meter.read()
                 rate = meter.samples / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
-    stop_if_not_finite(meter, epoch)
+    stop_if_not_finite(meter, f"epoch {epoch}")
     loss_mean, accuracy = meter.read()
     return {
         "loss": loss_mean,
@@ -112,15 +113,30 @@ def evaluate(
     steps: int,
     title: str = "test",
 ) -> dict[str, float]:
-    """Loss and accuracy (%) over ``batches``, in the precision of the weights (float32)."""
+    """Loss and accuracy (%) over ``batches``, in the precision of the weights (float32).
+
+    Raises:
+        NonFiniteLossError: naming the first such step; so weights that the last steps spoilt are never saved.
+    """
     net.eval()
     meter = Meter(device)
     with progress(batches, title, steps) as bar:
         for step, (x_seq, target) in enumerate(bar):
             logits = net(x_seq)
             meter.add(criterion(logits, target), logits, target, step)
+    stop_if_not_finite(meter, f"the {title} set")
     loss, accuracy = meter.read()
     return {"loss": loss, "acc": accuracy}
+
+
+def takes_one_sample(net: nn.Module, T: int, in_channels: int, input_size: int) -> bool:
+    """Whether ``net`` can be trained on a batch of one; nothing is computed, only shapes."""
+    x_seq = torch.empty(T, 1, in_channels, input_size, input_size, device="meta")
+    try:
+        deepcopy(net).to("meta").train()(x_seq)
+    except ValueError:  # batch norm's: one value per channel has no variance
+        return False
+    return True
 
 
 def progress(batches: Batches, title: str, steps: int) -> tqdm:
@@ -128,25 +144,28 @@ def progress(batches: Batches, title: str, steps: int) -> tqdm:
     return tqdm(batches, desc=title, total=steps, leave=False, dynamic_ncols=True, disable=None, unit="batch")
 
 
-def stop_if_not_finite(meter: Meter, epoch: int) -> None:
+def stop_if_not_finite(meter: Meter, where: str) -> None:
     """Raise :class:`NonFiniteLossError` if any loss so far was infinite or not a number."""
     step = int(meter.first_bad)
     if step >= 0:
         raise NonFiniteLossError(
-            f"the loss is not finite at step {step} of epoch {epoch}; the last checkpoint is kept. "
+            f"the loss is not finite at step {step} of {where}; the last checkpoint is kept. "
             "Try a lower -lr, or -no_amp"
         )
 
 
 @contextmanager
 def naming_memory(batch_size: int, T: int) -> Iterator[None]:
-    """Turn a full memory into :class:`MemoryFullError`, with the options that take less."""
+    """Turn a full memory, and what it does to a loader's workers, into :class:`MemoryFullError`."""
     advice = f"out of memory with -b {batch_size} and -T {T}: memory grows with both, so lower one of them"
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError):
         raise MemoryFullError(advice) from None
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):  # how torch puts it that one was killed
+            raise MemoryFullError("a process that loads data was killed, as happens where memory is full: "
+                                  "lower -j, -b or -T") from None  # fmt: skip
         if "allocate memory" not in str(error):  # how torch's CPU allocator puts it
             raise
         raise MemoryFullError(advice) from None
