@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -18,17 +17,22 @@ class CheckpointError(Exception):
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write ``state`` to ``path`` so that the file is the old one or the new one, never a part of it."""
-    fd, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    """Write ``state`` to ``path`` so that the file is the old one or the new one, never a part of it.
+
+    Raises:
+        CheckpointError: if the disk does not take it.
+    """
+    aside = path.with_name(path.name + ".tmp")
     try:
-        with os.fdopen(fd, "wb") as file:
+        with aside.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    except (OSError, RuntimeError) as error:  # on a full disk, torch's writer knows only the latter
+        aside.unlink(missing_ok=True)
+        reason = error.strerror if isinstance(error, OSError) else "the disk is full, or refuses so large a file"
+        raise CheckpointError(f"{path} cannot be written: {reason}; what was saved before is kept") from None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -57,7 +61,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def weights_of(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The network's state dict: the checkpoint's ``net``, or the whole of it if it is a bare state dict."""
     weights = state.get("net", state)
-    if not isinstance(weights, dict) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+    if (
+        not isinstance(weights, dict)
+        or not weights
+        or not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items())
+    ):
         raise CheckpointError(f"{path} holds no network: neither a 'net' nor a bare state dict")
     return {name.removeprefix("module."): weight for name, weight in weights.items()}
 

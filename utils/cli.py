@@ -53,9 +53,14 @@ def one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
 
 
 def number(
-    cast: type, *, least: float = -math.inf, above: float = -math.inf, below: float = math.inf
+    cast: type,
+    *,
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+    most: float = math.inf,
 ) -> Callable[[str], float]:
-    """An option type: a number that float32 or int64 can hold, with least ≤ x, above < x < below."""
+    """An option type: a number that float32 or int64 can hold, with least ≤ x ≤ most, above < x < below."""
     largest = 2**63 - 1 if cast is int else 3.4e38
 
     def parse(text: str) -> float:
@@ -66,10 +71,11 @@ def number(
             raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
         if not abs(value) <= largest:  # nor is "nan"
             raise argparse.ArgumentTypeError(f"must be a finite number, at most {largest:g}, not {text[:20]}")
-        if value < least or value <= above or value >= below:
+        if not (least <= value <= most and above < value < below):
             bounds = [f"≥ {least}"] if least > -math.inf else []
             bounds += [f"> {above}"] if above > -math.inf else []
             bounds += [f"< {below}"] if below < math.inf else []
+            bounds += [f"≤ {most}"] if most < math.inf else []
             raise argparse.ArgumentTypeError(f"must be {' and '.join(bounds)}, not {text}")
         return value
 
@@ -104,7 +110,7 @@ def training_parser(
     add("-event_split", type=one_of("split", ("last", "first")), default="last", help="DVS-CIFAR10's test files: "
         "the last 100 of each class (the paper) or the first 100")  # fmt: skip
     add("-val_split", type=share, default=0.0, help="share of the training set to hold out and choose the best on")
-    add("-train_fraction", type=number(float, above=0, below=1.0000001), default=1.0, help="share of the training "
+    add("-train_fraction", type=number(float, above=0, most=1), default=1.0, help="share of the training "
         "set to train on")  # fmt: skip
     add("-no_download", action="store_true", help="never download; use what is in -data_dir")
 
@@ -130,7 +136,7 @@ def training_parser(
     add("-T_max", type=positive, default=300, help="CosALR: epochs from the start to the lowest rate")
     add("-step_size", type=positive, default=100, help="StepLR: epochs between two steps")
     add("-gamma", type=number(float, above=0), default=0.1, help="StepLR: factor of a step")
-    add("-loss_lambda", type=number(float, least=0, below=1.0000001), default=0.05, help="λ: (1 − λ)·CE + λ·MSE")
+    add("-loss_lambda", type=number(float, least=0, most=1), default=0.05, help="λ: (1 − λ)·CE + λ·MSE")
     add("-loss_means", type=number(float), default=1.0, help="the MSE's target for every logit")
     add("-mse_n_reg", action="store_true", help="take the one-hot label as the MSE's target instead")
     add("-label_smoothing", type=share, default=0.0, help="label smoothing of the CE")

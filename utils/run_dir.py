@@ -9,6 +9,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,28 +34,32 @@ class RunDir:
         self.path = path
         self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
         self._metrics = path / "metrics.jsonl"
-        self._board = SummaryWriter(str(path / "tensorboard"))
+        with naming_disk(path):
+            self._board = SummaryWriter(str(path / "tensorboard"))
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: every setting, and what the run was made with."""
-        write_aside(self.path / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
+        with naming_disk(self.path):
+            write_aside(self.path / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
 
     def keep_metrics_until(self, epoch: int) -> None:
         """Drop the rows from ``epoch`` on: a resumed run writes them anew."""
         kept = [row for row in read_metrics(self._metrics) if row["epoch"] < epoch]
-        write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        with naming_disk(self.path):
+            write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, row: dict[str, float]) -> None:
         """Append an epoch's row to metrics.jsonl, TensorBoard and curves.png."""
-        with self._metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        for name, value in row.items():
-            if name != "epoch":
-                self._board.add_scalar(name, value, row["epoch"])
-        self._board.flush()
-        draw_curves(read_metrics(self._metrics), self.path / "curves.png")
+        with naming_disk(self.path):
+            with self._metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            for name, value in row.items():
+                if name != "epoch":
+                    self._board.add_scalar(name, value, row["epoch"])
+            self._board.flush()
+            draw_curves(read_metrics(self._metrics), self.path / "curves.png")
 
     def close(self) -> None:
         """Close TensorBoard's file."""
@@ -81,10 +87,20 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, none if there is no such file."""
+    """The rows of a metrics.jsonl, none if there is no such file; a last line that broke off is not one."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    *whole, _ = path.read_text().split("\n")
+    return [json.loads(line) for line in whole if line.strip()]
+
+
+@contextmanager
+def naming_disk(path: Path) -> Iterator[None]:
+    """Turn a write that the disk refuses into a :class:`UsageError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write to {path}: {error.strerror or error}; what was saved before is kept") from None
 
 
 def write_aside(path: Path, text: str) -> None:
