@@ -21,7 +21,14 @@ from neurons import HARD_RESET, NEURONS, SURROGATES
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.cli import UsageError, training_parser
 from utils.device import amp_dtype, choose_device
-from utils.engine import MemoryFullError, NonFiniteLossError, evaluate, naming_memory, train_one_epoch
+from utils.engine import (
+    MemoryFullError,
+    NonFiniteLossError,
+    evaluate,
+    naming_memory,
+    takes_one_sample,
+    train_one_epoch,
+)
 from utils.loss import bptt_loss
 from utils.run_dir import RunDir, create_run_dir, environment, peak_memory_gb
 from utils.seeding import seed_all
@@ -41,15 +48,16 @@ def main(argv: list[str] | None = None) -> None:
     precision = amp_dtype(device, args.amp)
 
     # -- data: a task says all that the rest must know of it
-    task = build_dataset(
-        args.dataset,
-        args.data_dir,
-        T=args.T,
-        seed=args.seed,
-        cutupmix_auto=args.cutupmix_auto,
-        download=not args.no_download,
-        event_split=args.event_split,
-    )
+    with naming_memory(args.b, args.T):
+        task = build_dataset(
+            args.dataset,
+            args.data_dir,
+            T=args.T,
+            seed=args.seed,
+            cutupmix_auto=args.cutupmix_auto,
+            download=not args.no_download,
+            event_split=args.event_split,
+        )
     if args.train_fraction < 1:
         task = task.keep_fraction(args.train_fraction, args.seed)
     if args.val_split > 0:
@@ -80,6 +88,12 @@ def main(argv: list[str] | None = None) -> None:
         )
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
+    last_batch = args.b if task.drop_last else len(task.train) % args.b
+    if 1 in (args.b, last_batch) and not takes_one_sample(net, args.T, task.in_channels, task.input_size):
+        raise UsageError(
+            f"-b {args.b} leaves a batch of one of the {len(task.train)} training samples, and {args.model} ends in "
+            "maps of 1×1, where batch norm needs two values or more; choose another -b"
+        )
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
     resumed = load_weights(net, args.resume) if args.resume is not None else None
@@ -113,11 +127,14 @@ def main(argv: list[str] | None = None) -> None:
         run = create_run_dir(args.out_dir, args.name or name_of(args))
     else:
         first_epoch, best_acc, best_test_acc = restore(resumed, args.resume, optimizer, lr_scheduler, scaler)
+        if first_epoch >= args.epochs:
+            print(f"nothing left to train: {args.resume} has seen {first_epoch} epochs, -epochs is {args.epochs}")
+            return
         run = RunDir(args.resume.parent)
         run.keep_metrics_until(first_epoch)
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
     run.write_config({**vars(args), "samples": samples, "split": task.convention, "made_with": environment(device)})
-    if args.save_init:
+    if args.save_init and resumed is None:
         save_checkpoint({"net": net.state_dict()}, run.initial)
 
     norm = "batch norm per step" if args.bn == "per_step" else "batch norm MERGED over T"
@@ -173,10 +190,11 @@ def main(argv: list[str] | None = None) -> None:
             "max_test_acc": best_test_acc,
             "best_acc": best_acc,
         }
-        save_checkpoint(state, run.latest)
+        # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
+        run.log(row)
         if is_best:
             save_checkpoint(state, run.best)
-        run.log(row)
+        save_checkpoint(state, run.latest)
         print(
             f"epoch {epoch} of {args.epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
@@ -185,14 +203,11 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     run.close()
-    last = row["test_acc"] if first_epoch < args.epochs else None
-    if last is None:
-        print(f"nothing left to train: {args.resume} has seen {first_epoch} epochs, -epochs is {args.epochs}")
-    else:
-        chosen = "validation" if task.val is not None else "test"
-        print(
-            f"done: test accuracy best {best_test_acc:.2f}% (chosen on the {chosen} set), last {last:.2f}%; {run.path}"
-        )
+    chosen = "validation" if task.val is not None else "test"
+    print(
+        f"done: test accuracy best {best_test_acc:.2f}% (chosen on the {chosen} set), last {row['test_acc']:.2f}%; "
+        f"{run.path}"
+    )
 
 
 def name_of(args) -> str:
@@ -213,6 +228,10 @@ def restore(state, path, optimizer, lr_scheduler, scaler) -> tuple[int, float, f
     """
     try:
         optimizer.load_state_dict(state["optimizer"])
+        if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
+            raise ValueError("another -opt")
+        if not {"T_max", "step_size"} & lr_scheduler.state_dict().keys() <= state["lr_scheduler"].keys():
+            raise ValueError("another -lr_scheduler")
         lr_scheduler.load_state_dict(state["lr_scheduler"])
         if state.get("scaler"):  # the published code keeps none
             scaler.load_state_dict(state["scaler"])
@@ -221,7 +240,7 @@ def restore(state, path, optimizer, lr_scheduler, scaler) -> tuple[int, float, f
             float(state.get("best_acc", state["max_test_acc"])),
             float(state["max_test_acc"]),
         )
-    except (KeyError, ValueError, TypeError, RuntimeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         raise CheckpointError(f"{path} cannot be resumed: it is no training checkpoint of this set-up; "
                               "-pre_train starts from its weights") from None  # fmt: skip
 
