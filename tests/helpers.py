@@ -1,0 +1,138 @@
+"""The training script as its users run it: a process of its own, judged by exit code, output and files.
+
+Importing torch and its libraries takes seconds, and there are many cases: :func:`run_training` forks each run from
+one process that has imported them and run nothing. ``fresh=True`` starts a new interpreter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from subprocess import CompletedProcess
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_BPTT.py"
+# what the script imports, now or later
+LIBRARIES = ("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "data", "models", "utils.run_dir")
+# one thread: the same sums in the same order on every machine, and nothing that a fork would lose
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+TIMEOUT = 300  # seconds
+TIMING = ("seconds", "images_per_second", "peak_memory_gb")
+FIELDS = ("epoch", "lr", "train_loss", "train_acc", "test_loss", "test_acc", "best_test_acc", *TIMING)
+SAVED = {"config.json", "metrics.jsonl", "checkpoint_latest.pth", "checkpoint_max.pth", "tensorboard", "curves.png"}
+
+
+def run_training(
+    *args: str | Path | float,
+    cwd: Path,
+    fresh: bool = False,
+    limits: dict[int, int] | None = None,
+    kill_when: Callable[[], bool] | None = None,
+) -> CompletedProcess:
+    """Run ``train_BPTT.py`` with ``args`` in ``cwd``.
+
+    Args:
+        fresh: in a new interpreter rather than a fork of one that has the libraries loaded.
+        limits: resource limits of the process (``resource.RLIMIT_…`` → soft limit); forks only.
+        kill_when: SIGKILL the run as soon as this says so; forks only.
+    """
+    argv = [str(SCRIPT), *map(str, args)]
+    if fresh:
+        return subprocess.run(
+            [sys.executable, *argv], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT
+        )
+    server = fork_server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "stdout", Path(folder) / "stderr"
+        request = {
+            "argv": argv,
+            "cwd": str(cwd),
+            "out": str(out),
+            "err": str(err),
+            "limits": list((limits or {}).items()),
+        }
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        pid = int(server.stdout.readline())
+        if kill_when is not None:
+            deadline = time.monotonic() + TIMEOUT
+            while not kill_when():
+                assert time.monotonic() < deadline, "what the run was to be killed at never came"
+                time.sleep(0.005)
+            os.kill(pid, signal.SIGKILL)
+        returncode = int(server.stdout.readline())
+        return CompletedProcess(argv, returncode, out.read_text(), err.read_text())
+
+
+@cache
+def fork_server() -> subprocess.Popen:
+    """The process that runs are forked from: this file, run as a program."""
+    server = subprocess.Popen(
+        [sys.executable, __file__], env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    atexit.register(server.terminate)
+    return server
+
+
+def serve() -> dict:
+    """Fork a child for each request on stdin and report its pid and its exit code; returns in the children only."""
+    replies = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            return request
+        print(pid, file=replies, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), file=replies, flush=True)
+    sys.exit()
+
+
+def run_folder(out_dir: Path) -> Path:
+    """The one run in ``out_dir``."""
+    (folder,) = out_dir.iterdir()
+    return folder
+
+
+def rows_of(folder: Path, *, without: tuple[str, ...] = ()) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl, without some of their fields."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name not in without} for row in rows]
+
+
+def assert_refused(result: CompletedProcess, *parts: str) -> None:
+    """Exit code 2 and one line on stderr that holds ``parts``."""
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("train_BPTT.py: error: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    for part in parts:
+        assert part in result.stderr
+
+
+if __name__ == "__main__":
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    gc.freeze()  # a fork's collector then leaves their pages shared
+    request = serve()
+    os.chdir(request["cwd"])
+    for fd, path in ((1, request["out"]), (2, request["err"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), fd)
+    for limit, soft in request["limits"]:
+        resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
+    sys.argv = request["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
