@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+
+
+# what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
+DAMAGED = (
+    RuntimeError,
+    EOFError,
+    BadZipFile,
+    struct.error,
+    AssertionError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    OSError,
+)
 
 
 class CheckpointError(Exception):
@@ -45,13 +64,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # what other programs, or damage, make of a pickle's second byte
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message runs over many lines and advises against safety
         if "GLOBAL" in str(error) or "Unsupported" in str(error):
             raise CheckpointError(f"{path} holds more than tensors and plain values; it is not loaded") from None
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
-    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError, IndexError, TypeError, AttributeError, OSError):
+    except DAMAGED:
         raise CheckpointError(f"{path} is not a checkpoint, or is truncated") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a checkpoint or a state dict")
