@@ -13,7 +13,6 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-
 # what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
 DAMAGED = (
     RuntimeError,
