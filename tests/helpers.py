@@ -23,12 +23,16 @@ from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import torch
+from torch import Tensor
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_BPTT.py"
 # what the script imports, now or later
 LIBRARIES = ("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "data", "models", "utils.run_dir")
 # one thread: the same sums in the same order on every machine, and nothing that a fork would lose
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
 TIMEOUT = 300  # seconds
 TIMING = ("seconds", "images_per_second", "peak_memory_gb")
 FIELDS = ("epoch", "lr", "train_loss", "train_acc", "test_loss", "test_acc", "best_test_acc", *TIMING)
@@ -107,6 +111,28 @@ def run_folder(out_dir: Path) -> Path:
     """The one run in ``out_dir``."""
     (folder,) = out_dir.iterdir()
     return folder
+
+
+def weights_in(path: Path) -> dict[str, Tensor]:
+    """The network of a checkpoint."""
+    return torch.load(path, weights_only=True)["net"]
+
+
+def assert_same(one: object, other: object) -> None:
+    """Equal to the last bit: tensors, numbers, strings, and dicts and lists of them."""
+    assert type(one) is type(other)
+    if isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in one:
+            assert_same(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_same(a, b)
+    else:
+        assert one == other
 
 
 def rows_of(folder: Path, *, without: tuple[str, ...] = ()) -> list[dict[str, float]]:

@@ -1,0 +1,102 @@
+"""The commands that the paper's users type, letter for letter, in a fresh interpreter, on small data of each family."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_gesture_events
+from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
+from tests.helpers import FIELDS, SAVED, rows_of, run_folder, run_training
+
+# command: (what writes its data, settings that config.json must show)
+COMMANDS = {
+    "python train_BPTT.py -data_dir ./data_dir -dataset cifar10 -model spiking_resnet18 -T_max 200 -epochs 200 "
+    "-weight_decay 5e-5 -neuron CLIF": (
+        lambda data_dir: write_cifar10(data_dir, per_batch=2, test=4),
+        {"dataset": "cifar10", "T_max": 200, "weight_decay": 5e-5, "neuron": "CLIF", "amp": True},
+    ),
+    "python train_BPTT.py -data_dir ./data_dir -dataset cifar100 -model spiking_resnet18 -T_max 200 -epochs 200 "
+    "-neuron CLIF": (
+        lambda data_dir: write_cifar100(data_dir, train=10, test=4),
+        {"dataset": "cifar100", "T_max": 200, "weight_decay": 5e-4, "lr": 0.1},
+    ),
+    "python train_BPTT.py -data_dir ./data_dir -dataset tiny_imagenet -model spiking_vgg13_bn -neuron CLIF": (
+        lambda data_dir: write_tiny_imagenet(data_dir, classes=2, per_class=3, val_per_class=1),
+        {"dataset": "tiny_imagenet", "model": "spiking_vgg13_bn", "T_max": 300, "drop_rate": 0.0},
+    ),
+    "python train_BPTT.py -data_dir ./data_dir -dataset DVSCIFAR10 -T 10 -drop_rate 0.3 -model spiking_vgg11_bn "
+    "-lr=0.05 -mse_n_reg -neuron CLIF": (
+        lambda data_dir: write_dvs_cifar10(data_dir, per_class=1, events=60),
+        {"dataset": "DVSCIFAR10", "drop_rate": 0.3, "lr": 0.05, "mse_n_reg": True, "event_split": "last"},
+    ),
+    "python train_BPTT.py -data_dir ./data_dir -dataset dvsgesture -model spiking_vgg11_bn -T 20 -b 16 "
+    "-drop_rate 0.4 -neuron CLIF": (
+        lambda data_dir: write_dvs_gesture_events(data_dir, train_users=(1,), events=60),
+        {"dataset": "dvsgesture", "drop_rate": 0.4, "seed": 2022},
+    ),
+    "python train_BPTT.py -data_dir ./data_dir -dataset cifar10 -model spiking_resnet18 -amp -T_max 200 -epochs 200 "
+    "-weight_decay 5e-5 -neuron LIF": (
+        lambda data_dir: write_cifar10(data_dir, per_batch=2, test=4),
+        {"dataset": "cifar10", "neuron": "LIF", "amp": True},
+    ),
+}
+SMALL = "-epochs 1 -T 2 -b 8 -no_download"  # after the command: the last value of an option counts
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=[f"{shlex.split(line)[5]}-{line[-4:].strip()}" for line in COMMANDS])
+def test_command_of_the_paper(tmp_path, command):
+    write_data, settings = COMMANDS[command]
+    write_data(tmp_path / "data_dir")
+    python, _script, *args = shlex.split(command)
+    assert python == "python"
+    result = run_training(*args, *SMALL.split(), cwd=tmp_path, fresh=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+
+    folder = run_folder(tmp_path / "logs")
+    assert {path.name for path in folder.iterdir()} == SAVED
+    check_config(folder, settings, samples=result.stdout)
+    (row,) = rows_of(folder)
+    assert tuple(row) == FIELDS
+    assert row["epoch"] == 0
+    assert row["lr"] == settings.get("lr", 0.1)
+    assert all(isinstance(value, int | float) for value in row.values())
+    assert row["best_test_acc"] == row["test_acc"]
+    check_checkpoints(folder, row)
+    check_board(folder, row)
+    with Image.open(folder / "curves.png") as picture:
+        assert picture.format == "PNG"
+    # paths are printed as they were given: relative to where the command was typed
+    assert result.stdout.splitlines()[-1] == (
+        f"done: test accuracy best {row['test_acc']:.2f}% (chosen on the test set), last {row['test_acc']:.2f}%; "
+        f"{folder.relative_to(tmp_path)}"
+    )
+
+
+def check_config(folder: Path, settings: dict, samples: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert {name: config[name] for name in settings} == settings
+    assert {"T": 2, "b": 8, "epochs": 1}.items() <= config.items()
+    assert f"{config['samples']['train']} to train, {config['samples']['test']} to test" in samples
+    assert config["made_with"]["torch"] == torch.__version__.split("+")[0]
+    assert set(config["made_with"]) >= {"python", "torchvision", "spikingjelly", "numpy", "commit", "device"}
+
+
+def check_checkpoints(folder: Path, row: dict) -> None:
+    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
+        state = torch.load(folder / name, weights_only=True)
+        assert set(state) >= {"net", "optimizer", "lr_scheduler", "scaler", "epoch", "max_test_acc"}
+        assert (state["epoch"], state["max_test_acc"]) == (0, row["test_acc"])
+        assert all(weight.isfinite().all() for weight in state["net"].values())
+
+
+def check_board(folder: Path, row: dict) -> None:
+    board = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == set(FIELDS) - {"epoch"}
+    (point,) = board.Scalars("test_loss")
+    assert (point.step, point.value) == (0, pytest.approx(row["test_loss"], rel=1e-6))
