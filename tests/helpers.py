@@ -120,14 +120,17 @@ def weights_in(path: Path) -> dict[str, Tensor]:
 
 def assert_same(one: object, other: object) -> None:
     """Equal to the last bit: tensors, numbers, strings, and dicts and lists of them."""
-    assert type(one) is type(other)
     if isinstance(one, Tensor):
+        assert isinstance(other, Tensor)
+        assert one.dtype == other.dtype
         assert torch.equal(one, other)
     elif isinstance(one, dict):
+        assert isinstance(other, dict)
         assert list(one) == list(other)
         for name in one:
             assert_same(one[name], other[name])
     elif isinstance(one, list):
+        assert isinstance(other, list)
         assert len(one) == len(other)
         for a, b in zip(one, other, strict=True):
             assert_same(a, b)
