@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming
+from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
 
 POOL = "P"  # 2×2 average pool
 Shape = tuple[int, int, int, int]  # out_channels, kernel, stride, padding
@@ -24,7 +24,8 @@ class Block(nn.Module):
         self.dropout = parts.dropout()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.act(self.fwd(x)))
+        conv, norm = self.fwd
+        return self.dropout(norm_and_fire(norm, self.act, conv(x)))
 
 
 class SpikingChain(SpikingNetwork):

@@ -14,7 +14,10 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import base, functional, layer
 from torch import Tensor, nn
 
+from neurons import SpikingNeuron, kernels
+
 BATCH_NORMS = ("per_step", "merged")
+FUSED_BACKENDS = ("compile", "triton")  # where a norm and the neuron behind it are computed as one
 
 
 class Conv2d(layer.Conv2d):
@@ -43,24 +46,72 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         self.merged, self.step_mode = merged, step_mode
         self.momentum: float = 0.1
         self.num_batches_tracked: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+
+    @property
+    def sees_steps(self) -> bool:
+        """Whether the next call takes statistics of each step by itself."""
+        return self.training and self.step_mode == "m" and not self.merged
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.step_mode == "s":
-            return super().forward(x)
-        if self.merged or not self.training:
+        if not self.sees_steps:
+            if self.step_mode == "s":
+                return super().forward(x)
             return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
         T = x.shape[0]
         self.num_batches_tracked.add_(T)
-        if is_static(x):  # T equal updates r ← (1 − k)·r + k·stat are one with k′ = 1 − (1 − k)^T
+        if is_static(x):  # T equal updates r ← (1 − k)·r + k·r_t are one with k′ = 1 − (1 − k)^T
             y = self._normalise(x[0], 1 - (1 - self.momentum) ** T)
             return y.expand(T, *y.shape)
-        return torch.stack([self._normalise(x_t, self.momentum) for x_t in x])
+        # cat, not stack: it keeps channels_last
+        return torch.cat([self._normalise(x_t, self.momentum) for x_t in x]).unflatten(0, x.shape[:2])
 
     def _normalise(self, x_t: Tensor, momentum: float) -> Tensor:
         return F.batch_norm(x_t, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
 
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
+        """Update the running statistics by T steps at once.
+
+        T updates r ← (1 − k)·r + k·r_t in time order are r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t.
+
+        Args:
+            mean, var: mean and biased variance of each (t, c), [T, C]. n: values behind each.
+
+        Raises:
+            ValueError: if there is a single value behind each: no variance can be taken of it.
+        """
+        if n == 1:
+            raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
+        T = mean.shape[0]
+        later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
+        share = self.momentum * (1 - self.momentum) ** later  # [T]
+        kept = (1 - self.momentum) ** T
+        self.running_mean.mul_(kept).add_(share @ mean)
+        self.running_var.mul_(kept).add_(share @ var * (n / (n - 1)))
+        self.num_batches_tracked.add_(T)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {'merged over T' if self.merged else 'per step'}"
+
+
+def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
+    """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
+    if (
+        isinstance(norm, BatchNorm2d)
+        and norm.sees_steps
+        and isinstance(neuron, SpikingNeuron)
+        and not neuron.keep_state
+    ):
+        backend = neuron.backend_for(x)
+        if backend in FUSED_BACKENDS:
+            spikes, mean, var = kernels.norm_and_fire(
+                x, norm.weight, norm.bias, norm.eps, neuron.learned_gamma(), neuron.dynamics(), backend
+            )
+            norm.track(mean, var, x[0].numel() // norm.num_features)
+            return spikes
+    return neuron(norm(x))
 
 
 def is_static(x_seq: Tensor) -> bool:
@@ -79,7 +130,7 @@ class Parts:
     """
 
     neuron: Callable[[], nn.Module]
-    norm: Callable[[int], nn.Module]
+    norm: Callable[[int], BatchNorm2d]
     drop_rate: float = 0.0
 
     def dropout(self) -> nn.Module:

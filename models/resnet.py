@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming
+from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
 
 
 class BasicBlock(nn.Module):
@@ -30,9 +30,9 @@ class BasicBlock(nn.Module):
         self.shortcut = shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        spike = self.neuron1(self.bn1(x))
+        spike = norm_and_fire(self.bn1, self.neuron1, x)
         y = self.conv1(spike)
-        y = self.conv2(self.dropout(self.neuron2(self.bn2(y))))
+        y = self.conv2(self.dropout(norm_and_fire(self.bn2, self.neuron2, y)))
         return y + self.shortcut(spike)
 
 
@@ -60,10 +60,10 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        spike = self.neuron1(self.bn1(x))
+        spike = norm_and_fire(self.bn1, self.neuron1, x)
         y = self.conv1(spike)
-        y = self.conv2(self.neuron2(self.bn2(y)))
-        y = self.conv3(self.dropout(self.neuron3(self.bn3(y))))
+        y = self.conv2(norm_and_fire(self.bn2, self.neuron2, y))
+        y = self.conv3(self.dropout(norm_and_fire(self.bn3, self.neuron3, y)))
         return y + self.shortcut(spike)
 
 
@@ -121,7 +121,7 @@ class SpikingResNet(SpikingNetwork):
     def run(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = self.neuron(self.bn1(x))
+        x = norm_and_fire(self.bn1, self.neuron, x)
         x = self.flatten(self.pool(x))  # [T, N, C, H, W] → [T, N, C·H/4·W/4]
         return self.linear(self.dropout(x))
 

@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming
+from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -59,7 +59,10 @@ class SpikingVGG(SpikingNetwork):
 
     def run(self, x: Tensor) -> Tensor:
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
-            x = stage(x)
+            *units, pool = stage
+            for conv, norm, neuron, dropout in zip(*[iter(units)] * 4, strict=True):
+                x = dropout(norm_and_fire(norm, neuron, conv(x)))
+            x = pool(x)
         return self.classifier(self.avgpool(x))  # [T, N, 512, H/32, W/32] → [T, N, 512·49] → [T, N, K]
 
 

@@ -26,9 +26,9 @@ class SpikingNeuron(base.MemoryModule):
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
         step_mode: ``"m"`` or ``"s"``.
-        backend: what computes a sequence: ``"torch"``, ``"compile"`` (torch.compile), ``"triton"`` (CUDA), or
-            ``"auto"``: triton on CUDA, torch elsewhere. All give the same numbers; single steps, and a surrogate
-            of your own, run the step function under autograd.
+        backend: what computes a sequence: ``"torch"``, ``"compile"`` (C, compiled here, for the CPU), ``"triton"``
+            (CUDA), or ``"auto"``, the fastest of these that can. All give the same numbers; single steps, and a
+            surrogate of your own, run the step function under autograd.
         keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
             convention). The networks of this project start every sequence afresh and turn it off.
 
@@ -93,12 +93,23 @@ class SpikingNeuron(base.MemoryModule):
         return spike_seq
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        backend = choose_backend(self.backend, x_seq, self.surrogate)
-        return fire_sequence(x_seq, self.learned_gamma(), states, self.dynamics(), backend=backend, last=last)
+        return fire_sequence(
+            x_seq, self.learned_gamma(), states, self.dynamics(), backend=self.backend_for(x_seq), last=last
+        )
+
+    def backend_for(self, x_seq: Tensor) -> str:
+        """The back end that computes this sequence: ``"torch"``, ``"compile"`` or ``"triton"``.
+
+        Raises:
+            ValueError: if ``backend`` names one that cannot.
+        """
+        return choose_backend(self.backend, x_seq, self.surrogate)
 
     def dynamics(self) -> Dynamics:
-        """What the fused kernels must know of this neuron."""
-        return Dynamics("m" in self._memories, self.tau, self.v_threshold, self.v_reset, self.surrogate, self.alpha)
+        """What the kernels must know of this neuron; its surrogate is a named one."""
+        return Dynamics(
+            "m" in self._memories, self.tau, self.v_threshold, self.v_reset, str(self.surrogate), self.alpha
+        )
 
     def learned_gamma(self) -> Tensor | None:
         """γ where it is learned (PLIF), a scalar; None where it is 1 − 1/τ."""

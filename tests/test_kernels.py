@@ -7,8 +7,12 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
+from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
+from neurons.kernels.cpu_launch import compiler
 
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
+BACKENDS = ["torch", pytest.param("compile", marks=needs_compiler), "triton"]
 NEURON_CASES = [("LIF", None), ("LIF", 0.0), ("LIF", -0.06), ("PLIF", None), ("PLIF", 0.1), ("CLIF", None)]
 SHAPES = [(1, 7), (2, 3, 5), (6, 2, 3, 5, 5), (33, 300)]
 
@@ -33,7 +37,7 @@ def assert_same_gradient(ours, reference, rtol=1e-5):
     torch.testing.assert_close(ours, reference, rtol=rtol, atol=rtol * scale)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid"])
 @pytest.mark.parametrize(("name", "v_reset"), NEURON_CASES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -48,7 +52,7 @@ def test_backend_matches_steps_under_autograd(shape, name, v_reset, surrogate, b
         assert_same_gradient(g_w, expected[2])
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "v_reset"), NEURON_CASES)
 def test_states_and_their_gradients_pass_through(name, v_reset, backend):
     """Two calls of 9 steps are one call of 18, and the gradient crosses the border."""
@@ -62,7 +66,7 @@ def test_states_and_their_gradients_pass_through(name, v_reset, backend):
     assert_same_gradient(halves.grad, whole[1])
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
 def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, backend):
@@ -75,7 +79,7 @@ def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, b
     torch.testing.assert_close(g_x.float(), expected[1], rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["torch", "triton"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_any_memory_format(backend):
     """channels_last, a transposed view with gaps, and one frame shown T times (stride 0) give the same numbers."""
     frames = current((3, 4, 5, 6))
@@ -100,13 +104,37 @@ def test_auto_never_switches_silently():
         build_neuron("CLIF", backend="tritn")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "v_reset"), [("LIF", None), ("LIF", -0.06), ("PLIF", None), ("CLIF", None)])
-def test_compiled_matches_torch(name, v_reset):
-    x, grad = current((6, 4, 33)), current((6, 4, 33), seed=1)
-    expected = run(build_neuron(name, v_reset=v_reset, backend="torch"), x, grad, "m")
-    spikes, g_x, g_w = run(build_neuron(name, v_reset=v_reset, backend="compile", keep_state=False), x, grad, "m")
-    assert torch.equal(spikes, expected[0])
-    assert_same_gradient(g_x, expected[1])
-    if name == "PLIF":
-        assert_same_gradient(g_w, expected[2])
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize(("name", "v_reset"), NEURON_CASES)
+@pytest.mark.parametrize("T", [1, 2, 6, 33])
+def test_norm_and_fire_matches_norm_then_fire(T, name, v_reset, backend):
+    """Spikes, gradients and running statistics of the fused pair, against batch norm step by step and the neuron."""
+    x, grad = 2 * current((T, 3, 20, 4, 5)) + 0.7, current((T, 3, 20, 4, 5), seed=1)
+    results = []
+    for used in ("torch", backend):
+        torch.manual_seed(0)
+        norm = BatchNorm2d(20)
+        norm.weight.data.uniform_(0.5, 1.5)
+        norm.bias.data.normal_()
+        neuron = build_neuron(name, tau=1.7, v_reset=v_reset, backend=used, keep_state=False)
+        leaf = x.clone().requires_grad_()
+        spikes = norm_and_fire(norm, neuron, leaf)
+        spikes.backward(grad)
+        w = [neuron.w.grad] if name == "PLIF" else []
+        statistics = [norm.running_mean, norm.running_var, norm.num_batches_tracked.float()]
+        results.append((spikes.detach(), [leaf.grad, norm.weight.grad, norm.bias.grad, *w, *statistics]))
+    (expected_spikes, expected), (spikes, found) = results
+    assert torch.equal(spikes, expected_spikes)
+    for ours, reference in zip(found, expected, strict=True):
+        assert_same_gradient(ours, reference, rtol=3e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+def test_norm_and_fire_in_bfloat16_rounds_once(backend):
+    """On the same rounded input the fused pair fires where float32 does: y is never rounded to bfloat16."""
+    x = current((4, 3, 16, 5, 5)).bfloat16()
+    neuron = build_neuron("CLIF", backend=backend, keep_state=False)
+    fused = norm_and_fire(BatchNorm2d(16), neuron, x)
+    plain = build_neuron("CLIF", backend="torch", keep_state=False)(BatchNorm2d(16)(x.float()))
+    assert fused.dtype == torch.bfloat16
+    assert torch.equal(fused.float(), plain)

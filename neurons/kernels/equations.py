@@ -1,8 +1,7 @@
 """The neurons over a whole sequence, and their derivatives by hand: plain functions of tensors.
 
 Each keeps x alone for its backward and recomputes the states from it, forward in time, before it goes back.
-The functions run as they are (backend ``torch``) or through torch.compile (``compile``), which fuses the loop
-over t into one kernel that holds the states in registers.
+These run as they are (backend ``torch``); fire.c and triton_kernels.py say the same for one element at a time.
 
 Symbols: c[t] input current, u[t] membrane potential before the reset (after charging), v[t] after the reset,
 m[t] complementary potential, s[t] spikes, θ = V_th, γ = 1 − 1/τ, g_• = ∂L/∂•, H = ∂s/∂u (the surrogate).

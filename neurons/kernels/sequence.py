@@ -130,23 +130,35 @@ def unflat(y: Tensor, x: Tensor) -> Tensor:
 
 
 def choose_backend(backend: str, x: Tensor, surrogate: Any) -> str:
-    """The back end that computes this input: what was asked for, or with ``auto`` Triton on CUDA, else torch.
-
-    torch.compile costs a minute before the first step, so it is never chosen here: who knows how long a run is
-    chooses it (``train_BPTT.py`` does).
+    """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
+    Triton on CUDA, fire.c on a CPU with a C compiler, torch for the rest (float64, other devices).
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently.
     """
-    named = isinstance(surrogate, str) and surrogate in SURROGATES
-    triton_fits = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and named
+    fits = x.dtype in (torch.float32, torch.float16, torch.bfloat16) and surrogate in SURROGATES
+    there = {"cuda": "triton", "cpu": "compile"}.get(x.device.type)
     if backend == "auto":
-        return "triton" if x.device.type == "cuda" and triton_fits and find_spec("triton") else "torch"
-    if backend == "triton" and not triton_fits:
-        raise ValueError(f"backend triton has float32, float16 and bfloat16 and the surrogates {', '.join(SURROGATES)}")
-    if backend == "compile" and not named:
-        raise ValueError(f"backend compile has the surrogates {', '.join(SURROGATES)}")
+        return there if there is not None and fits and installed(there) else "torch"
+    if backend == "torch":
+        return "torch"
+    if not fits:
+        raise ValueError(
+            f"backend {backend} has float32, float16 and bfloat16 and the surrogates {', '.join(SURROGATES)}"
+        )
+    if backend == "compile" and x.device.type != "cpu":
+        raise ValueError(f"backend compile is for the CPU, and the input is on {x.device}")
     return backend
+
+
+@cache
+def installed(backend: str) -> bool:
+    """Whether what a back end is made of is on this machine: Triton, or a C compiler."""
+    if backend == "triton":
+        return find_spec("triton") is not None
+    from .cpu_launch import compiler
+
+    return compiler() is not None
 
 
 @cache
@@ -156,6 +168,10 @@ def load_kernel(backend: str) -> Kernel:
         from .triton_launch import TritonKernel
 
         return TritonKernel()
+    if backend == "compile":
+        from .cpu_launch import CompiledKernel
+
+        return CompiledKernel()
     from .torch_launch import TorchKernel
 
-    return TorchKernel(compile=backend == "compile")
+    return TorchKernel()

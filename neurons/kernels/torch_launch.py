@@ -1,9 +1,6 @@
-"""Back ends ``torch`` and ``compile``: the equations as they stand, run by torch or through torch.compile."""
+"""Back end ``torch``: the equations as they stand, on any device and in any precision."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,36 +9,18 @@ from .equations import clif_backward, clif_forward, lif_backward, lif_forward
 from .sequence import Dynamics, States, flat, unflat
 
 
-@cache
-def compiled(function: Callable) -> Callable:
-    """torch.compile of one of the equations, for any number of elements; T is unrolled."""
-    return torch.compile(function, dynamic=True, fullgraph=True)
-
-
 class TorchKernel:
-    """The equations over [T, M], M elements in memory order.
-
-    Args:
-        compile: through torch.compile, which fuses the loop over T; the first call of each T takes its time.
-    """
-
-    def __init__(self, compile: bool):
-        self.compile = compile
-
-    def _run(self, function: Callable) -> Callable:
-        return compiled(function) if self.compile else function
+    """The equations over [T, M], M elements in memory order; see :class:`.sequence.Kernel` for the arguments."""
 
     def forward(
         self, x: Tensor, gamma: Tensor | None, states: States, dynamics: Dynamics, last: bool, train: bool
     ) -> tuple[Tensor, States, States]:
         d = dynamics
-        x_flat, *initial = self._inputs(x, states, d)
+        v, m = initial_states(x, states, d)
         if d.clif:
-            spikes, *last_states = self._run(clif_forward)(x_flat, *initial, d.tau, d.v_threshold)
+            spikes, *last_states = clif_forward(flat(x), v, m, d.tau, d.v_threshold)
         else:
-            spikes, *last_states = self._run(lif_forward)(
-                x_flat, *initial, self._gamma(gamma, initial[0], d), d.v_threshold, d.v_reset
-            )
+            spikes, *last_states = lif_forward(flat(x), v, decay(gamma, v, d), d.v_threshold, d.v_reset)
         return unflat(spikes, x), tuple(frame(state, x) for state in last_states) if last else (), ()
 
     def backward(
@@ -55,35 +34,36 @@ class TorchKernel:
         dynamics: Dynamics,
     ) -> tuple[Tensor, Tensor | None, States]:
         d = dynamics
-        x_flat, *initial = self._inputs(x, states, d)
-        ends = [flat(g[None])[0] for g in g_last] or [torch.zeros_like(v) for v in initial]
+        v, m = initial_states(x, states, d)
+        ends = [flat(g[None])[0] for g in g_last] or [torch.zeros_like(v), torch.zeros_like(m)]
         g_gamma = None
         if d.clif:
-            g_x, *g_states = self._run(clif_backward)(
-                x_flat, *initial, flat(g_spikes), *ends, d.tau, d.v_threshold, d.surrogate, d.alpha
+            g_x, *g_states = clif_backward(
+                flat(x), v, m, flat(g_spikes), ends[0], ends[1], d.tau, d.v_threshold, d.surrogate, d.alpha
             )
         else:
-            decay = self._gamma(gamma, initial[0], d)
-            g_x, *g_states, g_gamma = self._run(lif_backward)(
-                x_flat, *initial, decay, flat(g_spikes), *ends,
+            g_x, g_v, g_gamma = lif_backward(
+                flat(x), v, decay(gamma, v, d), flat(g_spikes), ends[0],
                 d.v_threshold, d.v_reset, d.surrogate, d.alpha, gamma is not None,
             )  # fmt: skip
-            g_gamma = None if gamma is None else g_gamma.to(gamma.dtype)
+            g_states = [g_v]
+        g_gamma = None if gamma is None or g_gamma is None else g_gamma.to(gamma.dtype)
         return unflat(g_x, x), g_gamma, tuple(frame(g, x) for g in g_states) if states else ()
 
-    def _inputs(self, x: Tensor, states: States, d: Dynamics) -> list[Tensor]:
-        """x [T, M] and the states [M]; scalars, which broadcast, where the sequence starts afresh."""
-        # a static sequence (stride 0 in time) would be one more graph to compile: there it is copied
-        x_flat = flat(x).contiguous() if self.compile else flat(x)
-        if states:
-            return [x_flat, *(flat(state[None])[0] for state in states)]
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        v = torch.full((), d.v_reset or 0.0, dtype=dtype, device=x.device)
-        return [x_flat, v, torch.zeros_like(v)] if d.clif else [x_flat, v]
 
-    @staticmethod
-    def _gamma(gamma: Tensor | None, state: Tensor, d: Dynamics) -> float | Tensor:
-        return 1 - 1 / d.tau if gamma is None else gamma.to(state.dtype)
+def initial_states(x: Tensor, states: States, d: Dynamics) -> tuple[Tensor, Tensor]:
+    """v and m [M], float32 or better; scalars, which broadcast, where the sequence starts afresh. LIF's m is 0."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    zero = torch.zeros((), dtype=dtype, device=x.device)
+    if not states:
+        return torch.full_like(zero, d.v_reset or 0.0), zero
+    v, m = (*(flat(state[None])[0] for state in states), zero)[:2]
+    return v, m
+
+
+def decay(gamma: Tensor | None, v: Tensor, d: Dynamics) -> float | Tensor:
+    """γ, learned or fixed."""
+    return 1 - 1 / d.tau if gamma is None else gamma.to(v.dtype)
 
 
 def frame(y: Tensor, x: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="assignment"
 """The neurons over a whole sequence on CUDA: one Triton kernel forward, one backward, states in registers.
 
 The forward moves two tensors (x in, spikes out), the backward three (x and ∂L/∂s in, ∂L/∂x out): it recomputes
@@ -131,7 +132,7 @@ def backward_kernel(
             v = tl.load(v_ptr + offset, mask=mask, other=0.0)
             m = tl.load(m_ptr + offset, mask=mask, other=0.0) if CLIF else v
         # forward again through the chunk; tuples of registers, unrolled
-        xs, us, vs, ms, ps, qs = (), (), (v,), (m,), (), ()
+        xs, us, vs, ms, ps, qs = (), (), (v,), (m,), (), ()  # type: ignore[var-annotated]
         for j in tl.static_range(K):
             live = mask & (first + j < T)
             x, c = current(x_ptr, scale_ptr, shift_ptr, first + j, offset, col, step, COLUMNS, live, NORM)
@@ -169,3 +170,25 @@ def backward_kernel(
     if LEARN:
         total = tl.sum(tl.sum(tl.where(mask, g_gamma, 0.0), 1), 0)
         tl.store(g_gamma_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), total)
+
+
+@triton.jit
+def combine_kernel(
+    gy_ptr, x_ptr, gx_ptr, scale_ptr, a_ptr, b_ptr, T, ROWS_ALL, COLUMNS, step, ROWS: tl.constexpr, COLS: tl.constexpr
+):
+    """∂L/∂x = scale·g_y + A·x + B; scale, A and B are of each (t, c)."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    col = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
+    offset = row[:, None] * COLUMNS + col[None, :]
+    inside = col < COLUMNS
+    mask = (row < ROWS_ALL)[:, None] & inside[None, :]
+    for t in range(T):
+        channel = t * COLUMNS + col
+        scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
+        a = tl.load(a_ptr + channel, mask=inside, other=0.0)
+        b = tl.load(b_ptr + channel, mask=inside, other=0.0)
+        here = t * ROWS_ALL * COLUMNS + offset
+        g_y = tl.load(gy_ptr + here, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + t * step + offset, mask=mask, other=0.0).to(tl.float32)
+        g_x = g_y * scale[None, :] + x * a[None, :] + b[None, :]
+        tl.store(gx_ptr + here, g_x.to(gx_ptr.dtype.element_ty), mask=mask)
