@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from matplotlib.figure import Figure
 
 from .energy import ENERGY_FORMULA, Operations
 from .lemaire import ACCESS_FORMULA, COUNT_FORMULAS, FORMULAS, SPIKES_FORMULA, EnergyBreakdown
+from .profile import NetworkProfile
 
 # Okabe–Ito colours of clearly different lightness, each with a hatch and a marker of its own: told apart without colour
 STYLES = [("#F0E442", "", "o"), ("#56B4E9", "//", "s"), ("#0B4F7D", "xx", "^"), ("#D55E00", "..", "D")]
@@ -23,6 +28,25 @@ PARTS = {
     "addr_uJ": "addressing",
     "total_mJ": "total",
 }
+
+
+@contextmanager
+def written_aside(out_dir: Path) -> Iterator[Path]:
+    """A folder to write results in; at the end they move to ``out_dir`` one by one, or, if something fails, not at all.
+
+    Files of the same name are replaced, others in ``out_dir`` stay.
+    """
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as aside:
+        yield Path(aside)
+        out_dir.mkdir(exist_ok=True)
+        for path in sorted(Path(aside).iterdir()):
+            os.replace(path, out_dir / path.name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as indented JSON."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,6 +97,49 @@ def as_json(energy: Mapping[str, EnergyBreakdown], operations: Mapping[str, Oper
         "operations": {label: asdict(o) for label, o in operations.items()},
         "operations_formula": {"microjoules": ENERGY_FORMULA},
     }
+
+
+def write_account(
+    folder: Path,
+    neuron: str,
+    profile: NetworkProfile,
+    dense: NetworkProfile,
+    thop: tuple[int, int],
+    about: dict[str, Any],
+) -> str:
+    """Write the account of a network: account.md and .json, energy.png and firing_rates.png; returns the Markdown.
+
+    Args:
+        neuron: what the network runs with.
+        profile: of the network. dense: of the same network with ReLU, the row it is compared with.
+        thop: MACs of the ReLU network and its parameters, as thop counts them.
+        about: what else belongs into the JSON.
+    """
+    kind = "LIF" if neuron == "PLIF" else neuron  # PLIF costs what LIF does
+    T, rates = profile.T, profile.firing_rates()
+    energy, counted = {"ReLU": dense.lemaire("relu")}, {"ReLU": dense.operations("relu", 1)}
+    if neuron != "relu":
+        energy[neuron] = profile.lemaire(kind)
+        counted[f"{neuron}, one time step (as Table 6 prints)"] = profile.operations(kind, 1)
+        counted[f"{neuron}, all T = {T} time steps"] = profile.operations(kind)
+    macs, params = thop
+    mean_rate = sum(rates.values()) / len(rates)
+    text = "\n".join([
+        f"Averaged over {profile.samples} test samples. Parameters: {params / 1e6:.2f} M; MACs of the ReLU network: "
+        f"{macs / 1e6:.2f} M (both as thop counts them).\n",
+        "Operations and energy per sample (Table 6)\n",
+        operations_markdown(counted),
+        "Energy with memory and addressing (Table 7)\n",
+        energy_markdown(energy),
+        f"Firing rate by layer (Figure 11): spikes / (neurons · T · samples); mean over layers {mean_rate:.4f}\n",
+        markdown_table(["layer", "firing rate"], [[name, f"{rate:.4f}"] for name, rate in rates.items()]),
+    ])  # fmt: skip
+    (folder / "account.md").write_text(text)
+    content = {**about, "parameters": params, "relu_macs": macs, "samples": profile.samples, "firing_rates": rates}
+    write_json(folder / "account.json", content | as_json(energy, counted))
+    plot_energy(energy, folder / "energy.png")
+    plot_firing_rates({neuron: list(rates.values())}, folder / "firing_rates.png")
+    return text
 
 
 def plot_energy(rows: Mapping[str, EnergyBreakdown], path: Path, title: str = "") -> None:
