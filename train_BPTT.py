@@ -13,11 +13,12 @@ import time
 from functools import partial
 
 import torch
+from spikingjelly.activation_based import functional
 
 from data import DATASETS, DataError, build_dataset
 from data.resident import build_loader
-from models import BATCH_NORMS, MODELS, build_model
-from neurons import HARD_RESET, NEURONS, SURROGATES
+from models import BATCH_NORMS, MODELS, SpikingNetwork, build_model
+from neurons import BACKENDS, HARD_RESET, NEURONS, SURROGATES, SpikingNeuron
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.cli import UsageError, training_parser
 from utils.device import amp_dtype, choose_device
@@ -36,11 +37,18 @@ from utils.seeding import seed_all
 
 def main(argv: list[str] | None = None) -> None:
     parser = training_parser(
-        datasets=DATASETS, models=MODELS, neurons=NEURONS, surrogates=SURROGATES, batch_norms=BATCH_NORMS
+        datasets=DATASETS,
+        models=MODELS,
+        neurons=NEURONS,
+        surrogates=SURROGATES,
+        batch_norms=BATCH_NORMS,
+        backends=BACKENDS,
     )
     args = parser.parse_args(argv)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
+    if args.checkpoint and args.step_mode == "s":
+        parser.error("-checkpoint works layer by layer: leave -step_mode s out")
     if args.v_reset is not None and args.neuron not in HARD_RESET:
         parser.error(f"-v_reset: {args.neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
 
@@ -85,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
             v_reset=args.v_reset,
             drop_rate=args.drop_rate,
             bn=args.bn,
+            backend=args.backend,
         )
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
@@ -97,15 +106,18 @@ def main(argv: list[str] | None = None) -> None:
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
     resumed = load_weights(net, args.resume) if args.resume is not None else None
-    net.to(device)
+    net.to(device, memory_format=torch.channels_last)
+    functional.set_step_mode(net, args.step_mode)
+    net.checkpoint = args.checkpoint
 
     # -- optimiser and schedule
+    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
     if args.opt == "SGD":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            net.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+            net.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=fused
         )
     else:
-        optimizer = torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay)
+        optimizer = torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay, fused=fused)
     if args.lr_scheduler == "CosALR":
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
             optimizer, args.T_max
@@ -130,8 +142,7 @@ def main(argv: list[str] | None = None) -> None:
         if first_epoch >= args.epochs:
             print(f"nothing left to train: {args.resume} has seen {first_epoch} epochs, -epochs is {args.epochs}")
             return
-        run = RunDir(args.resume.parent)
-        run.keep_metrics_until(first_epoch)
+        run = RunDir(args.resume.parent, first_epoch)
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
     run.write_config({**vars(args), "samples": samples, "split": task.convention, "made_with": environment(device)})
     if args.save_init and resumed is None:
@@ -139,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
 
     norm = "batch norm per step" if args.bn == "per_step" else "batch norm MERGED over T"
     print(
-        f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, "
+        f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, {backend_in_use(net, device)}, "
         f"{str(precision or torch.float32).removeprefix('torch.')}\n"
         f"{task.name}: {samples['train']} to train, {samples['test']} to test ({task.convention})\n"
         f"run folder: {run.path}"
@@ -208,6 +219,16 @@ def main(argv: list[str] | None = None) -> None:
         f"done: test accuracy best {best_test_acc:.2f}% (chosen on the {chosen} set), last {row['test_acc']:.2f}%; "
         f"{run.path}"
     )
+
+
+def backend_in_use(net: SpikingNetwork, device: torch.device) -> str:
+    """What computes the neurons of this run, in words."""
+    neurons = [module for module in net.modules() if isinstance(module, SpikingNeuron)]
+    if not neurons:
+        return "no neurons"
+    if net.step_mode == "s":
+        return "step by step under autograd"
+    return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"
 
 
 def name_of(args) -> str:

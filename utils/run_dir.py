@@ -28,25 +28,22 @@ class RunDir:
 
     Args:
         path: the folder; see :func:`create_run_dir`.
+        first_epoch: where a resumed run goes on; what there is of it and later is written anew.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, first_epoch: int = 0):
         self.path = path
         self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
         self._metrics = path / "metrics.jsonl"
         with naming_disk(path):
-            self._board = SummaryWriter(str(path / "tensorboard"))
+            self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch or None)
+            kept = [row for row in read_metrics(self._metrics) if row["epoch"] < first_epoch]
+            write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: every setting, and what the run was made with."""
         with naming_disk(self.path):
             write_aside(self.path / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
-
-    def keep_metrics_until(self, epoch: int) -> None:
-        """Drop the rows from ``epoch`` on: a resumed run writes them anew."""
-        kept = [row for row in read_metrics(self._metrics) if row["epoch"] < epoch]
-        with naming_disk(self.path):
-            write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def log(self, row: dict[str, float]) -> None:
         """Append an epoch's row to metrics.jsonl, TensorBoard and curves.png."""
