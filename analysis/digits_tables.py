@@ -1,0 +1,160 @@
+"""Tables 6, 7 and 8 on data that needs no download: trains what is missing, converts, measures, writes the tables.
+
+    python -m analysis.digits_tables -runs_dir logs/digits_tables -results_dir results
+
+Every network is snn5_noAP; ``digits`` is trained with each seed, ``digits_dvs`` with the first. The weights are of
+the last epoch, so nothing is chosen on the test set. A run that stands under its name is not trained again. Half
+an hour on two processor cores.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from utils.cli import OneLineParser, UsageError, number
+
+from . import table8
+from .energy import ENERGY_FORMULA
+from .lemaire import ACCESS_FORMULA, FORMULAS, SPIKES_FORMULA
+from .report import markdown_table, plot_firing_rates, write_json, written_aside
+
+NEURONS = ("CLIF", "LIF")
+SETTINGS = {
+    "digits": "-T 6 -b 64 -epochs 8 -T_max 8 -lr 0.1",
+    "digits_dvs": "-T 10 -b 64 -epochs 6 -T_max 6 -lr 0.1",
+}
+ROOT = Path(__file__).parent.parent
+
+
+class Experiment:
+    """Runs commands of the project one after the other, and remembers them."""
+
+    def __init__(self, runs_dir: Path):
+        self.runs_dir = runs_dir
+        self.commands: list[str] = []
+
+    def train(self, dataset: str, neuron: str, seed: int) -> Path:
+        """The folder of a trained run, made if it is not there."""
+        name = f"{dataset}_{neuron}_seed{seed}"
+        self.call(
+            f"train_BPTT.py -dataset {dataset} -model snn5_noAP -neuron {neuron} {SETTINGS[dataset]} -seed {seed} "
+            f"-out_dir {shlex.quote(str(self.runs_dir))} -name {name}",
+            done=(self.runs_dir / name / "checkpoint_latest.pth").exists(),
+        )
+        return self.runs_dir / name
+
+    def infer(self, run: Path, options: str) -> None:
+        """Call inference.py on the last epoch of a run."""
+        self.call(f"inference.py -resume {shlex.quote(str(run / 'checkpoint_latest.pth'))} {options}")
+
+    def call(self, command: str, done: bool = False) -> None:
+        self.commands.append(f"python {command}")
+        if done:
+            return
+        print(f"$ python {command}", flush=True)
+        script, *options = shlex.split(command)
+        if subprocess.run([sys.executable, ROOT / script, *options], check=False).returncode:
+            raise UsageError(f"this command failed: python {command}")
+
+    def keep(self, folder: Path, runs: Sequence[Path]) -> None:
+        """Write the commands, and each run's settings and course, beside the results."""
+        (folder / "commands.txt").write_text("\n".join(self.commands) + "\n")
+        for run in runs:
+            for file in ("config.json", "metrics.jsonl"):
+                (folder / f"{run.name}.{file}").write_text((run / file).read_text())
+
+
+def account_rows(accounts: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Tables 6 and 7 in one: network → column → mean over the seeds."""
+    groups: dict[str, list[dict[str, float]]] = {}
+    for account in accounts:
+        neuron, T = account["neuron"], account["T"]
+        label = f"{account['dataset']}, {account['model']}, T = {T}"
+        one_step = account["operations"][f"{neuron}, one time step (as Table 6 prints)"]
+        whole = account["operations"][f"{neuron}, all T = {T} time steps"]
+        dense = account["operations"]["ReLU"]
+        groups.setdefault(f"{label}: {neuron}", []).append({
+            "test acc (%)": account["test"]["acc"],
+            "params (M)": account["parameters"] / 1e6,
+            "firing rate": mean(account["firing_rates"].values()),
+            "ACs (M)": one_step["acs"] / 1e6,
+            "MACs (M)": one_step["macs"] / 1e6,
+            "Table 6 (µJ)": one_step["microjoules"],
+            "× T (µJ)": whole["microjoules"],
+            "ReLU, T = 1 (µJ)": dense["microjoules"],
+            "Table 7 (mJ)": account["energy"][neuron]["total_mJ"],
+            "ReLU (mJ)": account["energy"]["ReLU"]["total_mJ"],
+        })  # fmt: skip
+    return {label: {column: mean(row[column] for row in rows) for column in rows[0]} for label, rows in groups.items()}
+
+
+def write_account(accounts: Sequence[dict[str, Any]], folder: Path) -> str:
+    """Write energy.md, energy.json and a picture of the firing rates per data set; returns the Markdown."""
+    rows = account_rows(accounts)
+    columns = list(next(iter(rows.values())))
+    decimals = {"firing rate": 4}
+    cells = [[label, *(f"{row[c]:.{decimals.get(c, 3)}f}" for c in columns)] for label, row in rows.items()]
+    seeds = {d: sorted({a["seed"] for a in accounts if a["dataset"] == d}) for d in SETTINGS}
+    lines = [
+        "ACs, MACs and Table 6: per sample and time step, as the paper prints them; × T: per sample.",
+        f"Table 6: energy (µJ) = {ENERGY_FORMULA}; how ACs and MACs are counted: `analysis/energy.py`.",
+        *(f"Table 7: {name} = {formula}" for name, formula in FORMULAS.items()),
+        f"{ACCESS_FORMULA}; {SPIKES_FORMULA}; how accesses are counted: `analysis/lemaire.py`.",
+        "Firing rate: spikes per neuron and time step, mean over the layers.",
+        *(f"{dataset}: mean over seeds {', '.join(map(str, seen))}" for dataset, seen in seeds.items() if seen),
+    ]
+    text = markdown_table(["", *columns], cells) + "\n" + "".join(f"- {line}\n" for line in lines)
+    (folder / "energy.md").write_text(text)
+    write_json(folder / "energy.json", {"rows": rows, "notes": lines, "accounts": list(accounts)})
+    for dataset in dict.fromkeys(account["dataset"] for account in accounts):
+        rates = {}
+        for neuron in NEURONS:
+            of = [
+                list(a["firing_rates"].values()) for a in accounts if (a["dataset"], a["neuron"]) == (dataset, neuron)
+            ]
+            rates[neuron] = [mean(layer) for layer in zip(*of, strict=True)]
+        plot_firing_rates(rates, folder / f"firing_rates_{dataset}.png", dataset)
+    return text
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = OneLineParser("Tables 6, 7 and 8 on the digits.")
+    add = parser.add_argument
+    add("-runs_dir", type=Path, default=Path("logs/digits_tables"), help="where runs go, and are found again")
+    add("-results_dir", type=Path, default=Path("results"), help="where table8_digits/ and energy_digits/ go")
+    add("-seeds", type=number(int, least=0), nargs="+", default=[2022, 2023, 2024], help="seeds of the digits runs")
+    args = parser.parse_args(argv)
+
+    conversion, energy = Experiment(args.runs_dir), Experiment(args.runs_dir)
+    runs = [conversion.train("digits", neuron, seed) for seed in args.seeds for neuron in NEURONS]
+    runs.sort(key=lambda run: run.name.split("_")[1])  # the rows: CLIF-trained, then LIF-trained
+    for run in runs:
+        conversion.infer(run, "-sweep -calibrate")
+    with written_aside(args.results_dir / "table8_digits") as folder:
+        sweeps = [json.loads((run / "inference" / "sweep.json").read_text()) for run in runs]
+        print(table8.write_table(sweeps, folder, "table8"))
+        conversion.keep(folder, runs)
+
+    energy_runs = [energy.train("digits", neuron, seed) for neuron in NEURONS for seed in args.seeds]
+    energy_runs += [energy.train("digits_dvs", neuron, args.seeds[0]) for neuron in NEURONS]
+    for run in energy_runs:
+        energy.infer(run, "-profile")
+    with written_aside(args.results_dir / "energy_digits") as folder:
+        accounts = [json.loads((run / "inference" / "account.json").read_text()) for run in energy_runs]
+        print(write_account(accounts, folder))
+        energy.keep(folder, energy_runs)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UsageError as error:
+        print(f"analysis.digits_tables: error: {error}", file=sys.stderr)
+        sys.exit(2)
