@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
     resumed = load_weights(net, args.resume) if args.resume is not None else None
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     functional.set_step_mode(net, args.step_mode)
     net.checkpoint = args.checkpoint
 

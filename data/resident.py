@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from .batch_augment import DRAWS
 from .loader import BatchOrder, Loader, to_sequence
 from .task import Split, draw_seed, keyed_rng
+
+WORTH_WORKERS = 2000  # samples an epoch below which starting processes costs more than it saves
 
 
 class ResidentLoader:
@@ -74,7 +77,7 @@ def build_loader(
     seed: int,
     shuffle: bool,
     drop_last: bool = False,
-    workers: int = 0,
+    workers: int | None = 0,
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -85,7 +88,9 @@ def build_loader(
     Args:
         split: what to read.
         batch_size: the global batch, over all ranks.
-        T, device, workers, mix: see :class:`data.loader.Loader`.
+        T, device, mix: see :class:`data.loader.Loader`.
+        workers: processes that load, for a split that does not live on the device; None chooses: none for less
+            than ``WORTH_WORKERS`` samples, else one a core, up to 8.
         seed, shuffle, drop_last, rank, world: see :class:`data.loader.BatchOrder`.
         resident: False reads through the workers anyway, True insists on the device.
 
@@ -97,4 +102,6 @@ def build_loader(
         resident = split.images is not None and split.batch_transform is not None
     if resident:
         return ResidentLoader(split, order, T=T, device=device, mix=mix)
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if len(split) >= WORTH_WORKERS else 0
     return Loader(split, order, T=T, device=device, workers=workers, mix=mix)

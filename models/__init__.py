@@ -45,12 +45,13 @@ def build_model(
     v_reset: float | None = None,
     drop_rate: float = 0.0,
     bn: str = "per_step",
+    backend: str = "auto",
 ) -> SpikingNetwork:
     """Build a network by its name on the command line.
 
     Args:
         name: a key of :data:`MODELS`.
-        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset: see ``neurons.build_neuron``.
+        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend: see ``neurons.build_neuron``.
         num_classes: K. in_channels: C. input_size: H = W.
         drop_rate: dropout probability in [0, 1), one mask per sequence.
         bn: ``"per_step"`` (the paper's), or ``"merged"``: T merged into the batch, a different network.
@@ -66,7 +67,14 @@ def build_model(
     if bn not in BATCH_NORMS:
         raise ValueError(f"unknown batch norm {bn!r}; known: {', '.join(BATCH_NORMS)}")
     make_neuron = partial(
-        build_neuron, neuron, tau=tau, surrogate=surrogate, alpha=alpha, v_reset=v_reset, keep_state=False
+        build_neuron,
+        neuron,
+        tau=tau,
+        surrogate=surrogate,
+        alpha=alpha,
+        v_reset=v_reset,
+        backend=backend,
+        keep_state=False,
     )
     parts = Parts(make_neuron, partial(BatchNorm2d, merged=bn == "merged"), drop_rate)
     return MODELS[name](parts, num_classes, in_channels, input_size)

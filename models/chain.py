@@ -62,7 +62,9 @@ class SpikingChain(SpikingNetwork):
         init_conv_kaiming(self)
 
     def run(self, x: Tensor) -> Tensor:
-        return self.classifier(self.flatten(self.features(x)))  # [T, N, C, H, W] → [T, N, C·H·W] → [T, N, K]
+        for block in self.features:
+            x = self.through(block, x)
+        return self.classifier(self.flatten(x))  # [T, N, C, H, W] → [T, N, C·H·W] → [T, N, K]
 
 
 def conv3(channels: int) -> Shape:

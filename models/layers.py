@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from neurons import SpikingNeuron, kernels
 
+from .recompute import recompute, recomputing
+
 BATCH_NORMS = ("per_step", "merged")
 FUSED_BACKENDS = ("compile", "triton")  # where a norm and the neuron behind it are computed as one
 
@@ -60,7 +62,8 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
                 return super().forward(x)
             return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
         T = x.shape[0]
-        self.num_batches_tracked.add_(T)
+        if not recomputing():
+            self.num_batches_tracked.add_(T)
         if is_static(x):  # T equal updates r ← (1 − k)·r + k·r_t are one with k′ = 1 − (1 − k)^T
             y = self._normalise(x[0], 1 - (1 - self.momentum) ** T)
             return y.expand(T, *y.shape)
@@ -68,7 +71,10 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         return torch.cat([self._normalise(x_t, self.momentum) for x_t in x]).unflatten(0, x.shape[:2])
 
     def _normalise(self, x_t: Tensor, momentum: float) -> Tensor:
-        return F.batch_norm(x_t, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
+        mean, var = self.running_mean, self.running_var
+        if recomputing():  # they have been updated once; the graph must look the same
+            mean, var = mean.clone(), var.clone()
+        return F.batch_norm(x_t, mean, var, self.weight, self.bias, True, momentum, self.eps)
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, n: int) -> None:
@@ -84,6 +90,8 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         """
         if n == 1:
             raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
+        if recomputing():
+            return
         T = mean.shape[0]
         later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
         share = self.momentum * (1 - self.momentum) ** later  # [T]
@@ -144,15 +152,24 @@ class SpikingNetwork(nn.Module, base.StepModule):
     ``step_mode='m'`` goes layer by layer, each over all T steps; ``'s'`` goes step by step through the whole
     network, as the published code does. Both compute the same. Set it with SpikingJelly's
     ``functional.set_step_mode``.
+
+    ``checkpoint=True`` trades compute for memory: in training each block keeps its input alone, and is computed
+    again in the backward pass (``step_mode='m'`` only).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.step_mode = "m"
+        self.checkpoint = False
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K] (``'m'``), or [N, C, H, W] → [N, K] (``'s'``)."""
+
+    def through(self, block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """block(x), computed again in the backward pass if ``checkpoint`` says so."""
+        again = self.checkpoint and self.training and self.step_mode == "m" and torch.is_grad_enabled()
+        return recompute(block, x) if again else block(x)
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""

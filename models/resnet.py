@@ -120,7 +120,9 @@ class SpikingResNet(SpikingNetwork):
 
     def run(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = self.through(block, x)
         x = norm_and_fire(self.bn1, self.neuron, x)
         x = self.flatten(self.pool(x))  # [T, N, C, H, W] → [T, N, C·H/4·W/4]
         return self.linear(self.dropout(x))

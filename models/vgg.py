@@ -59,11 +59,16 @@ class SpikingVGG(SpikingNetwork):
 
     def run(self, x: Tensor) -> Tensor:
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4, self.layer5):
-            *units, pool = stage
-            for conv, norm, neuron, dropout in zip(*[iter(units)] * 4, strict=True):
-                x = dropout(norm_and_fire(norm, neuron, conv(x)))
+            *modules, pool = stage
+            for conv, norm, neuron, dropout in zip(*[iter(modules)] * 4, strict=True):
+                x = self.through(partial(unit, conv, norm, neuron, dropout), x)
             x = pool(x)
         return self.classifier(self.avgpool(x))  # [T, N, 512, H/32, W/32] → [T, N, 512·49] → [T, N, K]
+
+
+def unit(conv: nn.Module, norm: nn.Module, neuron: nn.Module, dropout: nn.Module, x: Tensor) -> Tensor:
+    """conv – norm – neuron – dropout: [T, N, C, H, W] → [T, N, C′, H, W]."""
+    return dropout(norm_and_fire(norm, neuron, conv(x)))
 
 
 spiking_vgg11_bn = partial(SpikingVGG, (1, 1, 2, 2, 2))

@@ -96,6 +96,7 @@ def training_parser(
     neurons: Collection[str],
     surrogates: Collection[str],
     batch_norms: Collection[str],
+    backends: Collection[str],
 ) -> OneLineParser:
     """The options of ``train_BPTT.py``; the names that may be chosen come from the registries."""
     parser = OneLineParser("Train a spiking network with backpropagation through time.")
@@ -105,7 +106,8 @@ def training_parser(
     add("-dataset", type=one_of("data set", datasets), default="cifar10", help=f"one of {', '.join(datasets)}")
     add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
     add("-b", type=positive, default=128, help="batch size")
-    add("-j", type=number(int, least=0), default=0, help="processes that load data; 0 loads in this one")
+    add("-j", type=number(int, least=0), default=None, help="processes that load data, 0 for this one; None takes "
+        "0 for sets that live on the device and small ones, else up to 8")  # fmt: skip
     add("-cutupmix_auto", action="store_true", help="the augmentation of the paper's rows marked *")
     add("-event_split", type=one_of("split", ("last", "first")), default="last", help="DVS-CIFAR10's test files: "
         "the last 100 of each class (the paper) or the first 100")  # fmt: skip
@@ -144,6 +146,13 @@ def training_parser(
     add("-no_amp", dest="amp", action="store_false", default=argparse.SUPPRESS, help="float32 throughout")
     add("-seed", type=number(int, least=0), default=2022, help="seed of every random state")
     add("-device", default=None, help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
+
+    add = parser.add_argument_group("speed (same numbers, to rounding)").add_argument
+    add("-backend", type=one_of("backend", backends), default="auto", help="what computes the neurons: torch, compile "
+        "(C, for the CPU), triton (CUDA), or auto, the fastest of these that is there")  # fmt: skip
+    add("-step_mode", type=one_of("step mode", ("m", "s")), default="m", help="m: layer by layer, each over all T; "
+        "s: step by step through the network, as the published code does")  # fmt: skip
+    add("-checkpoint", action="store_true", help="compute activations again in the backward pass to save memory")
 
     add = parser.add_argument_group("run").add_argument
     add("-out_dir", type=Path, default=Path("./logs"), help="where the run's folder goes")
