@@ -69,7 +69,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message runs over many lines and advises against safety
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        message = str(error)
+        if "GLOBAL" in message or ("Unsupported" in message and "operand" not in message):
             raise CheckpointError(f"{path} holds more than tensors and plain values; it is not loaded") from None
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
     except DAMAGED:
