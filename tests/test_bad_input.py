@@ -1,0 +1,393 @@
+"""Bad input to the training script: exit code 2, one line that says what is wrong, and nothing written."""
+
+import io
+import os
+import pickle
+import resource
+import signal
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_cifar10_pt
+from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
+from tests.helpers import assert_refused, assert_same, fork_server, rows_of, run_folder, run_training, weights_in
+from utils.engine import MemoryFullError, naming_memory
+
+QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_cifar10(folder, per_batch=4, test=4)
+    write_cifar100(folder, train=10, test=4)
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path, data_dir):
+    """Run QUICK with more options."""
+    home = tmp_path / "cwd"
+    home.mkdir()
+
+    def run(*options: str | Path, **how):
+        return run_training(*QUICK, "-data_dir", data_dir, *options, cwd=home, **how)
+
+    return run
+
+
+def refused(train, *options: str | Path, says: tuple[str, ...]) -> None:
+    """Refused before anything was written where the run would have gone."""
+    result = train(*options)
+    assert_refused(result, *says)
+    assert result.stdout == ""
+
+
+OPTIONS = {
+    "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, relu"),
+    "-neuron lif": ("did you mean LIF?",),
+    "-model spiking_resnet_18": ("unknown model", "did you mean spiking_resnet18?"),
+    "-model vgg9": ("unknown model 'vgg9'", "snn5_noAP"),
+    "-dataset cifar-10": ("unknown data set 'cifar-10'; did you mean cifar10?",),
+    "-dataset dvscifar10": ("did you mean DVSCIFAR10?",),
+    "-surrogate rectangel": ("did you mean rectangle?",),
+    "-opt Adam": ("did you mean AdamW?",),
+    "-lr_scheduler cosalr": ("did you mean CosALR?",),
+    "-bn step": ("unknown batch norm",),
+    "-T 0": ("-T", "≥ 1"),
+    "-T -4": ("-T", "≥ 1"),
+    "-T 2.5": ("-T", "'2.5' is not a whole number"),
+    "-T six": ("-T", "'six' is not a whole number"),
+    "-T": ("-T", "expected one argument"),
+    "-tau 1": ("-tau", "> 1"),
+    "-tau 0.5": ("-tau", "> 1"),
+    "-tau nan": ("-tau", "finite"),
+    "-b 0": ("-b", "≥ 1"),
+    "-b 100000000000000000000": ("-b", "at most"),
+    "-seed 1" + 400 * "0": ("-seed", "at most"),
+    "-seed -1": ("-seed", "≥ 0"),
+    "-epochs 0": ("-epochs", "≥ 1"),
+    "-j -1": ("-j", "≥ 0"),
+    "-lr inf": ("-lr", "finite"),
+    "-lr nan": ("-lr", "finite"),
+    "-lr 1e200": ("-lr", "finite"),
+    "-lr 0": ("-lr", "> 0"),
+    "-lr=": ("-lr", "'' is not a number"),
+    "-weight_decay -1": ("-weight_decay", "≥ 0"),
+    "-drop_rate 1": ("-drop_rate", "< 1"),
+    "-loss_lambda 1.1": ("-loss_lambda", "≤ 1"),
+    "-loss_means inf": ("-loss_means", "finite"),
+    "-train_fraction 0": ("-train_fraction", "> 0"),
+    "-train_fraction 0.001": ("-train_fraction 0.001 leaves no samples",),
+    "-val_split 0.01": ("-val_split 0.01 leaves no samples",),
+    "-v_reset": ("-v_reset", "expected one argument"),
+    "-v_reset 0": ("-v_reset", "CLIF has no reset value", "LIF and PLIF"),
+    "-neuron relu -v_reset 0": ("relu has no reset value",),
+    "-batch 4": ("unknown option -batch",),
+    "-weigth_decay 5e-5": ("unknown option -weigth_decay; did you mean -weight_decay?",),
+    "--epochs 3": ("unknown option --epochs; did you mean -epochs?",),
+    "-cutmixup_auto": ("did you mean -cutupmix_auto?",),
+    "extra": ("unrecognized arguments: extra",),
+    "-name a/b": ("-name", "'a/b' is not the name of a folder", "-out_dir"),
+    "-name ..": ("-name", "'..' is not the name of a folder"),
+    "-device tpu": ("-device tpu", "no such device", "cpu, cuda"),
+    "-device cpu:3": ("-device cpu:3",),
+    "-device meta": ("-device meta", "only cpu, cuda and mps"),
+    "-b 64 -cutupmix_auto": ("-b 64 is more than the 20 training samples",),
+    "-b 19": ("-b 19 leaves a batch of one of the 20 training samples", "snn5_noAP", "1×1"),
+    "-b 1": ("-b 1 leaves a batch of one",),
+    "-b 1 -cutupmix_auto": ("-b 1 leaves a batch of one",),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=[options[:30] for options in OPTIONS])
+def test_bad_option(train, tmp_path, options):
+    refused(train, *options.split(), says=OPTIONS[options])
+    assert os.listdir(tmp_path / "cwd") == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu(train):
+    refused(train, "-device", "cuda", says=("-device cuda: this machine has no cuda device",))
+
+
+def test_first_line_of_a_new_interpreter_is_the_error(tmp_path):
+    assert_refused(run_training("-neuron", "CLlF", cwd=tmp_path, fresh=True), "did you mean CLIF?")
+
+
+# -- data
+
+
+def no_cifar(home: Path) -> str:
+    return "-dataset cifar10"
+
+
+def broken_cifar_archive(home: Path) -> str:
+    (home / "cifar-10-python.tar.gz").write_bytes(b"half a download")
+    return "-dataset cifar10"
+
+
+def torn_aedat(home: Path) -> str:
+    file = write_dvs_cifar10(home, per_class=1, events=20) / "cat" / "cifar10_cat_900.aedat"
+    file.write_bytes(file.read_bytes()[:-3])
+    return "-dataset DVSCIFAR10"
+
+
+def few_events(home: Path) -> str:
+    write_dvs_cifar10(home, per_class=1, events=20)
+    return "-dataset DVSCIFAR10 -T 21"
+
+
+def frames_of_another_number(home: Path) -> str:
+    write_dvs_cifar10_pt(home, T=4, train=2, test=1)
+    return "-dataset DVSCIFAR10-pt -T 10"
+
+
+def truncated_frames(home: Path) -> str:
+    file = write_dvs_cifar10_pt(home, T=2, train=3, test=1) / "train" / "1.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    return "-dataset DVSCIFAR10-pt"
+
+
+def truncated_batch(home: Path) -> str:
+    file = write_cifar10(home, per_batch=4, test=4) / "data_batch_2"
+    file.write_bytes(file.read_bytes()[:1000])
+    return "-dataset cifar10"
+
+
+def no_gesture(home: Path) -> str:
+    return "-dataset dvsgesture"
+
+
+def no_tiny_image(home: Path) -> str:
+    (write_tiny_imagenet(home, classes=2) / "val" / "images" / "val_1.JPEG").unlink()
+    return "-dataset tiny_imagenet"
+
+
+DATA = {
+    no_cifar: ("cifar-10-python.tar.gz is missing", "c58f30108f718f92721af3b95e74349a", "put it at", "https://"),
+    broken_cifar_archive: ("cifar-10-python.tar.gz is broken (15 bytes, MD5", "put it at", "https://"),
+    torn_aedat: ("cifar10_cat_900.aedat is torn",),
+    few_events: ("holds 20 events, fewer than -T 21 frames",),
+    frames_of_another_number: ("holds T = 4 frames; run with -T 4",),
+    truncated_frames: ("1.pt is broken",),
+    truncated_batch: ("data_batch_2", "is broken", "put it at"),
+    no_gesture: ("fetched by hand", "DvsGesture.tar.gz", "8a5c71fb11e24e5ca5b11866ca6c00a1", "put it at"),
+    no_tiny_image: ("val_1.JPEG is missing", "tiny-imagenet-200.zip"),
+}
+
+
+@pytest.mark.parametrize("damage", DATA, ids=lambda damage: damage.__name__)
+def test_bad_data(train, tmp_path, damage):
+    home = tmp_path / "data"
+    home.mkdir()
+    refused(train, "-data_dir", home, *damage(home).split(), says=DATA[damage])
+    assert os.listdir(tmp_path / "cwd") == []
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])  # they take 5 s to end
+def test_refused_image_is_named_in_mid_run(train, tmp_path, workers):
+    home = write_tiny_imagenet(tmp_path / "data", classes=2)
+    image = home / "train" / "n00001007" / "images" / "n00001007_3.JPEG"
+    image.write_bytes(image.read_bytes()[:500])
+    result = train("-data_dir", tmp_path / "data", "-dataset", "tiny_imagenet", "-j", workers)
+    assert_refused(result, f"error: {image} is not a readable JPEG")
+
+
+# -- checkpoints
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("code ran",)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, data_dir):
+    home = tmp_path_factory.mktemp("checkpoint")
+    result = run_training(*QUICK, "-data_dir", data_dir, cwd=home)
+    assert result.returncode == 0, result.stderr
+    return run_folder(home / "logs") / "checkpoint_latest.pth"
+
+
+def saved(state: object, **how) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer, **how)
+    return buffer.getvalue()
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.txt", "text")
+    return buffer.getvalue()
+
+
+NOT_A_CHECKPOINT = "is not a checkpoint, or is truncated"
+CONTENTS = {
+    "empty": (lambda whole: b"", NOT_A_CHECKPOINT),
+    **{
+        f"cut at {share}": (lambda whole, share=share: whole[: int(share * len(whole))], NOT_A_CHECKPOINT)
+        for share in (0.0001, 0.01, 0.5, 0.99, 0.99999)
+    },
+    "cut, older format": (
+        lambda whole: saved({"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)[:-9],
+        NOT_A_CHECKPOINT,
+    ),
+    "text": (lambda whole: b"these are not the weights\n" * 9, NOT_A_CHECKPOINT),
+    "picture": (lambda whole: png(), "is not a checkpoint"),
+    "zip": (lambda whole: zipped(), NOT_A_CHECKPOINT),
+    "a list": (lambda whole: saved([1, 2]), "holds a list, not a checkpoint"),
+    "a tensor": (lambda whole: saved(torch.zeros(3)), "holds a Tensor, not a checkpoint"),
+    "no network": (lambda whole: saved({"epoch": 3}), "holds no network"),
+    "nothing": (lambda whole: saved({}), "holds no network"),
+    "numbered weights": (lambda whole: saved({1: torch.zeros(3)}), "holds no network"),
+    "code": (lambda whole: saved({"net": RunsCode()}), "holds more than tensors and plain values"),
+    "code, older format": (
+        lambda whole: saved({"net": RunsCode()}, _use_new_zipfile_serialization=False),
+        "holds more than tensors and plain values",
+    ),
+    "code, bare pickle": (lambda whole: pickle.dumps(RunsCode()), "is not a checkpoint, or is damaged"),
+    "a module": (lambda whole: saved(torch.nn.Linear(2, 2)), "holds more than tensors and plain values"),
+    "an array": (lambda whole: saved({"net": {"w": np.zeros(3)}}), "checkpoint_latest.pth"),
+    "other names": (lambda whole: saved({"weight": torch.zeros(3)}), "is of another model: it lacks classifier.bias"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "option"),
+    [(case, "-pre_train") for case in CONTENTS] + [(case, "-resume") for case in ("empty", "cut at 0.5", "code")],
+)
+def test_bad_checkpoint(train, tmp_path, checkpoint, case, option):
+    content, says = CONTENTS[case]
+    path = tmp_path / "checkpoint_latest.pth"
+    path.write_bytes(content(checkpoint.read_bytes()))
+    refused(train, option, path, says=(str(path), says))
+    assert os.listdir(tmp_path / "cwd") == []  # nor did any code run
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint_latest.pth", "cwd"]
+
+
+@pytest.mark.parametrize("option", ["-pre_train", "-resume"])
+def test_missing_checkpoint(train, tmp_path, option):
+    refused(train, option, tmp_path / "none.pth", says=(f"no checkpoint at {tmp_path / 'none.pth'}",))
+    refused(train, option, tmp_path, says=(f"no checkpoint at {tmp_path}",))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-model snn5", "is of another model"),
+        ("-model vggsnn", "is of another model"),
+        ("-neuron PLIF", "is of another model: it lacks features.0.act.w"),
+        ("-dataset cifar100", "classifier.weight is [10, 256] there and [100, 256] here"),
+    ],
+)
+def test_checkpoint_of_another_network(train, checkpoint, options, says):
+    refused(train, "-pre_train", checkpoint, *options.split(), says=(str(checkpoint), says))
+
+
+def test_bare_state_dict_cannot_be_resumed(train, tmp_path, checkpoint):
+    torch.save(weights_in(checkpoint), tmp_path / "bare.pth")
+    refused(train, "-resume", tmp_path / "bare.pth", says=("bare.pth cannot be resumed", "-pre_train"))
+
+
+@pytest.mark.parametrize(
+    "damage", [{"epoch": None}, {"epoch": "three"}, {"optimizer": {}}, {"optimizer": []}, {"lr_scheduler": 5}]
+)
+def test_damaged_training_state_cannot_be_resumed(train, tmp_path, checkpoint, damage):
+    torch.save(torch.load(checkpoint, weights_only=True) | damage, tmp_path / "damaged.pth")
+    refused(train, "-resume", tmp_path / "damaged.pth", says=("damaged.pth cannot be resumed",))
+
+
+# -- where the run goes
+
+
+def test_out_dir_that_cannot_be_written(train, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for out_dir in (tmp_path / "file", tmp_path / "file" / "logs", Path("/proc/logs")):
+        refused(train, "-out_dir", out_dir, says=(f"cannot write to -out_dir {out_dir}",))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("bytes_per_file", [300, 3_000, 20_000, 1_000_000])
+def test_full_disk_in_mid_run(train, tmp_path, bytes_per_file):
+    result = train(limits={resource.RLIMIT_FSIZE: bytes_per_file})
+    folder = run_folder(tmp_path / "cwd" / "logs")
+    assert_refused(result, str(folder.relative_to(tmp_path / "cwd")))
+    assert not list(folder.glob("*.pth*"))  # none of a part
+
+
+def test_full_disk_leaves_the_last_checkpoint(train, tmp_path, checkpoint):
+    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
+        (tmp_path / name).write_bytes(checkpoint.read_bytes())
+    options = ("-epochs", "2", "-resume", tmp_path / "checkpoint_latest.pth")
+    assert_refused(train(*options, limits={resource.RLIMIT_FSIZE: 1_000_000}), "cannot be written")
+    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
+        assert (tmp_path / name).read_bytes() == checkpoint.read_bytes()
+    assert train(*options).returncode == 0
+
+
+# -- what goes wrong while training
+
+
+def test_loss_that_is_not_finite(train):
+    assert_refused(train("-lr", "1e30"), "the loss is not finite at step 1 of epoch 0", "-lr")
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ("-b 8", "step 1 of epoch 1"),
+        ("-b 20", "step 0 of the test set"),  # the only step of an epoch spoils the weights
+    ],
+)
+def test_loss_that_is_not_finite_leaves_the_last_checkpoint(train, tmp_path, options, where):
+    explode = "-epochs 3 -lr 1e-2 -lr_scheduler StepLR -step_size 1 -gamma 1e30"
+    result = train(*options.split(), *explode.split())
+    assert_refused(result, f"the loss is not finite at {where}")
+    folder = run_folder(tmp_path / "cwd" / "logs")
+    assert [row["epoch"] for row in rows_of(folder)] == [0]
+    assert "Infinity" not in (folder / "metrics.jsonl").read_text()
+    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
+        state = torch.load(folder / name, weights_only=True)
+        assert state["epoch"] == 0
+        assert all(weight.isfinite().all() for weight in state["net"].values())
+    result = train("-pre_train", folder / "checkpoint_latest.pth", "-save_init", "-name", "next")
+    assert result.returncode == 0, result.stderr
+    assert_same(
+        weights_in(folder.parent / "next" / "checkpoint_init.pth"), weights_in(folder / "checkpoint_latest.pth")
+    )
+
+
+@pytest.mark.parametrize("options", ["-T 100000 -b 8", "-T 2 -b 20 -model spiking_resnet18 -T 500"])
+def test_out_of_memory_names_what_takes_less(train, options):
+    status = Path(f"/proc/{fork_server().pid}/status").read_text()
+    held = 1024 * int(status.split("VmSize:")[1].split()[0])
+    result = train(*options.split(), limits={resource.RLIMIT_AS: held + 2**30})
+    assert_refused(result, "out of memory with -b", "-T", "lower one of them")
+
+
+class KillsItsProcess(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_is_one_line():
+    with pytest.raises(MemoryFullError, match="a process that loads data was killed") as caught, naming_memory(8, 2):
+        next(iter(DataLoader(KillsItsProcess(), num_workers=1)))
+    assert "\n" not in str(caught.value)
