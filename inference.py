@@ -66,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     load = partial(build_loader, batch_size=run.b, T=run.T, device=device, seed=run.seed, shuffle=False, workers=run.j)
     test = load(task.test)
+    calibration = load(training_slice(task, run)) if run.calibrate else None
     if run.throughput and len(task.test) < run.b:
         raise UsageError(f"-throughput wants full batches: -b {run.b} is more than the {len(task.test)} test samples")
 
@@ -138,8 +139,8 @@ def main(argv: list[str] | None = None) -> None:
             resets = FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
             fixed = [{"v_reset": v_reset, **asdict(seen)} for v_reset, seen in sweep(net, score, resets).items()]
             calibrated: dict[str, Any] = {}
-            if run.calibrate:
-                on_slice = partial(score, batches=load(training_slice(task, run)), title="slice of the training set")
+            if calibration is not None:
+                on_slice = partial(score, batches=calibration, title="slice of the training set")
                 found = calibrate(net, on_slice, resets)
                 for name, v_reset, seen in (
                     ("one_value", found.network, found.network_score),
@@ -147,7 +148,7 @@ def main(argv: list[str] | None = None) -> None:
                 ):
                     twin = lif_twin(net, v_reset)
                     calibrated[name] = {"v_reset": v_reset, "slice": asdict(seen), "test": asdict(score(twin))}
-                calibrated |= {"samples": len(on_slice.keywords["batches"].split), "trials": found.trials}
+                calibrated |= {"samples": len(calibration.split), "trials": found.trials}
                 deployed = lif_twin(net, found.layers)  # at least as good on the slice as one value
             print("\n" + table8.write_table([{**results, "fixed": fixed, "calibrated": calibrated}], folder, "sweep"))
 
@@ -233,7 +234,7 @@ def training_slice(task: Task, run: Namespace) -> Split:
     share = min(1.0, run.calibrate_samples / len(task.train))
     kept, _ = stratified_split(task.train.labels, share, run.seed)
     if not len(kept):
-        raise UsageError(f"-calibrate_samples {run.calibrate_samples} is less than one sample of a class; take more")
+        raise UsageError(f"-calibrate_samples {run.calibrate_samples} is less than one sample of each class; take more")
     return task.train.subset(kept).seen_as(task.test)
 
 

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from tqdm import tqdm
@@ -37,11 +37,14 @@ def neuron_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
     return layers
 
 
+Net = TypeVar("Net", bound=nn.Module)
+
+
 def lif_twin(
-    net: nn.Module,
+    net: Net,
     v_reset: Reset | Mapping[str, Reset] = None,
     tau: float | Mapping[str, float] | None = None,
-) -> nn.Module:
+) -> Net:
     """The same network with LIF in the place of every neuron; it **shares** its weights with ``net``.
 
     Args:

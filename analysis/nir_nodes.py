@@ -13,11 +13,12 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from neurons import LIF, PLIF, SpikingNeuron
+from utils.cli import UsageError
 
 from .conversion import learned_tau
 
 
-class NotInNIRError(ValueError):
+class NotInNIRError(UsageError):
     """A layer that NIR cannot express: one line that names it and says why."""
 
 

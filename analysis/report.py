@@ -14,6 +14,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.run_dir import naming_disk
+
 from .energy import ENERGY_FORMULA, Operations
 from .lemaire import ACCESS_FORMULA, COUNT_FORMULAS, FORMULAS, SPIKES_FORMULA, EnergyBreakdown
 from .profile import NetworkProfile
@@ -35,13 +37,19 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
     """A folder to write results in; at the end they move to ``out_dir`` one by one, or, if something fails, not at all.
 
     Files of the same name are replaced, others in ``out_dir`` stay.
+
+    Raises:
+        UsageError: if it cannot be written to.
     """
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-") as aside:
-        yield Path(aside)
-        out_dir.mkdir(exist_ok=True)
-        for path in sorted(Path(aside).iterdir()):
-            os.replace(path, out_dir / path.name)
+    with naming_disk(out_dir):
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-")
+    with aside as folder:
+        yield Path(folder)
+        with naming_disk(out_dir):
+            out_dir.mkdir(exist_ok=True)
+            for path in sorted(Path(folder).iterdir()):
+                os.replace(path, out_dir / path.name)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -30,6 +30,11 @@ DEFAULTS: dict[str, Any] = {
     "val_split": 0.0,
     "train_fraction": 1.0,
 }
+# what a LIF checkpoint carries, so that it needs no config.json
+SAVED = (
+    *("model", "dataset", "event_split", "neuron", "T", "tau", "v_reset", "bn"),
+    *("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing"),
+)
 NEEDED = ("model", "dataset", "neuron", "T")  # these have no default
 
 
@@ -149,9 +154,6 @@ def settle(
     if settings.v_reset == SOFT:
         settings.v_reset = None
     return settings
-
-
-SAVED = ("model", "dataset", "neuron", "T", "tau", "v_reset", "bn")  # settings that a LIF checkpoint carries
 
 
 def words(parser: OneLineParser, recorded: Mapping[str, Any]) -> list[str]:

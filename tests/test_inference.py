@@ -1,0 +1,366 @@
+"""inference.py and run_inference_script.sh as their users run them."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_BPTT
+from data import build_dataset
+from utils.inference_cli import inference_parser
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "inference.py"
+LAYERS = [f"features.{i}.act" for i in range(5)]  # of snn5_noAP
+TRAIN = "-dataset digits -model snn5_noAP -T 2 -b 16 -epochs 1 -T_max 1 -train_fraction 0.2 -no_amp -device cpu"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs folder with a small trained network of each neuron, for reading only."""
+    runs = tmp_path_factory.mktemp("runs")
+    for neuron in ("CLIF", "PLIF", "relu"):
+        train_BPTT.main([*TRAIN.split(), "-neuron", neuron, "-out_dir", str(runs), "-name", neuron])
+    return runs
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the CLIF run's folder."""
+    shutil.copytree(trained / "CLIF", tmp_path / "CLIF")
+    return tmp_path / "CLIF"
+
+
+@pytest.fixture
+def infer(monkeypatch, capsys):
+    """Run inference.py as a program: arguments → (exit code, stdout, stderr)."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-device", "cpu", *map(str, args)])
+        code = 0
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def result(run, name):
+    return json.loads((run / "inference" / name).read_text())
+
+
+def all_files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_run_is_evaluated_as_it_was_in_training(run, infer):
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth")
+    assert code == 0, err
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    test = result(run, "evaluation.json")["test"]
+    assert test["acc"] == row["test_acc"]
+    assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-6)
+    assert f"test accuracy {row['test_acc']:.2f}%" in out
+    assert "snn5_noAP trained with CLIF, run as CLIF, T = 2" in out
+    assert all_files(run / "inference") == ["evaluation.json"]
+
+
+def test_sweep_is_the_single_evaluations_side_by_side(run, infer):
+    checkpoint = run / "checkpoint_latest.pth"
+    code, out, err = infer("-resume", checkpoint, "-sweep")
+    assert code == 0, err
+    assert sorted(path.name for path in (run / "inference").iterdir()) == [
+        *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.png")
+    ]
+    sweep = result(run, "sweep.json")
+    fixed = {trial["v_reset"]: trial for trial in sweep["fixed"]}
+    assert list(fixed) == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.10]
+    assert len({trial["loss"] for trial in fixed.values()}) == 7
+    assert "| as trained | soft | 0 | -0.02 | -0.04 | -0.06 | -0.08 | -0.10 |" in out
+    for word, value in (("soft", None), ("-0.06", -0.06)):
+        code, out, err = infer("-resume", checkpoint, "-neuron", "LIF", "-v_reset", word)
+        assert code == 0, err
+        assert result(run, "evaluation.json")["test"] == {k: fixed[value][k] for k in ("acc", "loss")}
+    assert "run as LIF (hard reset to -0.06)" in out
+    assert (run / "inference" / "sweep.json").exists()  # results of other calls stay
+
+
+def test_sweep_takes_other_values(run, infer):
+    code, _, err = infer("-resume", run / "checkpoint_latest.pth", "-sweep", "-v_resets", "-0.05", "soft", "1e-3")
+    assert code == 0, err
+    assert [trial["v_reset"] for trial in result(run, "sweep.json")["fixed"]] == [-0.05, None, 0.001]
+
+
+def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, infer, monkeypatch):
+    code, out, err = infer(
+        *("-resume", run / "checkpoint_latest.pth", "-calibrate", "-calibrate_samples", 60),
+        *("-v_resets", 0, -0.05, "-save_lif", run / "lif.pth"),
+    )
+    assert code == 0, err
+    found = result(run, "sweep.json")["calibrated"]
+    assert found["samples"] == pytest.approx(60, abs=10)
+    assert list(found["per_layer"]["v_reset"]) == LAYERS
+    assert (found["per_layer"]["slice"]["acc"], -found["per_layer"]["slice"]["loss"]) >= (
+        found["one_value"]["slice"]["acc"],
+        -found["one_value"]["slice"]["loss"],
+    )
+    assert "calibrated, one value" in out
+    assert ("beats the best fixed value" in out) or ("does NOT beat the best fixed value" in out)
+    # the converted network is the one that was calibrated per layer
+    resets = torch.load(run / "lif.pth", weights_only=True)["v_reset"]
+    per_layer = found["per_layer"]["v_reset"]
+    assert resets == (per_layer if len(set(per_layer.values())) > 1 else per_layer[LAYERS[0]])
+
+
+def test_the_slice_is_of_what_was_trained_on(run):
+    namespace = runpy.run_path(str(SCRIPT))
+    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[]).parse_args(
+        ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
+    )
+    task = build_dataset("digits", T=2)
+    trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
+    drawn = namespace["training_slice"](task, parser_args)
+    assert 90 <= len(drawn) <= 110
+    assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
+    assert drawn.labels.bincount().min() >= 5
+    assert drawn.batch_transform is task.test.batch_transform
+    assert drawn.transform is task.test.transform
+
+
+def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
+    lif = tmp_path / "away" / "lif.pth"
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", *["-neuron", "LIF", "-v_reset", "-0.06", "-save_lif"], lif
+    )
+    assert code == 0, err
+    before = result(run, "evaluation.json")
+    state = torch.load(lif, weights_only=True)
+    assert {name: state[name] for name in ("neuron", "v_reset", "tau", "T", "trained_with")} == {
+        **{"neuron": "LIF", "v_reset": -0.06, "tau": 2.0, "T": 2, "trained_with": "CLIF"}
+    }
+    code, out, err = infer("-resume", lif, "-b", 16)  # away from its config.json
+    assert code == 0, err
+    assert "trained with CLIF, run as LIF (hard reset to -0.06), T = 2" in out
+    assert json.loads((lif.parent / "inference" / "evaluation.json").read_text())["test"] == before["test"]
+
+    state["v_reset"] = {**dict.fromkeys(LAYERS, -0.06), LAYERS[0]: None}
+    torch.save(state, lif)
+    code, out, err = infer("-resume", lif)
+    assert code == 0, err
+    assert "(reset per layer: features.0.act soft, features.1.act -0.06" in out
+    assert json.loads((lif.parent / "inference" / "evaluation.json").read_text())["test"] != before["test"]
+
+    train_BPTT.main([*TRAIN.split(), *f"-neuron LIF -pre_train {lif} -lr 1e-9 -out_dir {tmp_path} -name on".split()])
+    on = torch.load(tmp_path / "on" / "checkpoint_latest.pth", weights_only=True)["net"]
+    torch.testing.assert_close(on["classifier.weight"], state["net"]["classifier.weight"])
+
+
+def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path):
+    checkpoint = trained / "PLIF" / "checkpoint_latest.pth"
+    weights = torch.load(checkpoint, weights_only=True)["net"]
+    code, out, err = infer(
+        "-resume", checkpoint, *["-neuron", "LIF", "-save_lif"], tmp_path / "lif.pth", "-out_dir", tmp_path
+    )
+    assert code == 0, err
+    assert "trained with PLIF, run as LIF (soft reset)" in out
+    state = torch.load(tmp_path / "lif.pth", weights_only=True)
+    assert state["tau"] == {name: pytest.approx(1 / weights[f"{name}.w"].sigmoid().item()) for name in LAYERS}
+    (row,) = [json.loads(line) for line in (trained / "PLIF" / "metrics.jsonl").read_text().splitlines()]
+    for path in (checkpoint, tmp_path / "lif.pth"):
+        code, _, err = infer("-resume", path, "-out_dir", tmp_path)
+        assert code == 0, err
+        test = json.loads((tmp_path / "evaluation.json").read_text())["test"]
+        assert test["acc"] == pytest.approx(row["test_acc"], abs=0.6)  # two samples: γ is rounded another way
+        assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-2)
+
+
+def test_account_and_throughput(run, infer):
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-profile", "-throughput")
+    assert code == 0, err
+    account = result(run, "account.json")
+    assert list(account["firing_rates"]) == LAYERS
+    assert all(0 < rate < 1 for rate in account["firing_rates"].values())
+    assert account["parameters"] == sum(
+        w.numel()
+        for name, w in torch.load(run / "checkpoint_latest.pth", weights_only=True)["net"].items()
+        if "running" not in name and "num_batches" not in name
+    )
+    step = account["operations"]["CLIF, one time step (as Table 6 prints)"]
+    assert step["microjoules"] == pytest.approx((0.9 * step["acs"] + 4.6 * step["macs"]) / 1e6)
+    assert account["energy"]["CLIF"]["total_mJ"] > 0
+    assert account["energy"]["ReLU"]["total_mJ"] > 0
+    assert "energy (µJ) = (0.9 pJ·ACs + 4.6 pJ·MACs) / 1e6" in out
+    assert "E(M), pJ per access" in out
+    assert all((run / "inference" / name).exists() for name in ("account.md", "energy.png", "firing_rates.png"))
+
+    speed = result(run, "throughput.json")
+    assert (speed["batch"], speed["T"]) == (16, 2)
+    assert speed["runs"] >= 10
+    assert speed["median_ms"] <= speed["p95_ms"]
+    assert speed["images_per_second"] == pytest.approx(16 / speed["median_ms"] * 1e3, rel=0.5)
+    assert speed["peak_memory_gb"] > 0
+    assert set(speed["formulas"]) == {"images_per_second", "latency", "peak_memory_gb"}
+
+
+def test_export_is_read_back(run, infer):
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", *["-neuron", "LIF", "-v_reset", "-0.06", "-export"], run / "n.nir"
+    )
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+    assert (run / "n.nir").stat().st_size > 1e6
+
+
+def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
+    state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
+    alone = run.parent / "alone"
+    alone.mkdir()
+    torch.save(
+        {name: state[name] for name in ("net", "optimizer", "lr_scheduler", "epoch", "max_test_acc")}, alone / "a.pth"
+    )
+    refused(infer, alone / "a.pth", "", "no config.json beside", "it takes -model, -dataset, -neuron, -T to know")
+    refused(infer, alone / "a.pth", "-dataset digits -model snn5_noAP -neuron CLIF", "it takes -T to know")
+    options = "-dataset digits -model snn5_noAP -neuron CLIF -T 2 -b 16"
+    code, _, err = infer("-resume", alone / "a.pth", *options.split())
+    assert code == 0, err
+    infer("-resume", run / "checkpoint_latest.pth")
+    assert (
+        json.loads((alone / "inference" / "evaluation.json").read_text())["test"]
+        == result(run, "evaluation.json")["test"]
+    )
+
+
+def test_another_t_is_run_and_said(run, infer):
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-T", 3)
+    assert code == 0, err
+    assert "note: trained with -T 2, run with -T 3" in out
+
+
+def refused(infer, checkpoint, options, *says):
+    """Exit code 2, one line that holds ``says``, and nothing written."""
+    before = all_files(checkpoint.parent)
+    code, out, err = infer("-resume", checkpoint, *options.split())
+    assert code == 2, (out, err)
+    assert out == ""
+    assert err.startswith("inference.py: ")
+    assert err.count("\n") == 1, err
+    for part in says:
+        assert part in err
+    assert all_files(checkpoint.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("neuron", "options", "says"),
+    [
+        ("CLIF", "-neuron PLIF", "was trained with CLIF; its weights run as that or as LIF"),
+        ("CLIF", "-v_reset -0.06", "-v_reset: CLIF has no reset value; add -neuron LIF"),
+        ("CLIF", "-neuron LIF -v_reset deep", "'deep' is not a number"),
+        ("CLIF", "-v_resets 0", "-v_resets are the values of -sweep and -calibrate"),
+        ("CLIF", "-save_lif lif.pth", "-save_lif: CLIF is to run as itself; add -neuron LIF"),
+        ("CLIF", "-model spiking_resnet18", "is of another model"),
+        ("CLIF", "-model snn9", "unknown model 'snn9'"),
+        ("CLIF", "-dataset digits_dvs", "features.0.fwd.0.weight is [16, 3, 3, 3] there and [16, 2, 3, 3] here"),
+        ("CLIF", "-dataset cifar100 -no_download -data_dir nowhere", "cifar-100"),
+        ("CLIF", "-T 0", "must be ≥ 1"),
+        ("CLIF", "-sweeep", "unknown option -sweeep; did you mean -sweep?"),
+        ("CLIF", "-throughput -b 360", "-b 360 is more than the 359 test samples"),
+        ("CLIF", "-export n.nir", "layer features.0.act: NIR has no CLIF neuron"),
+        ("CLIF", "-neuron LIF -export n.nir", "layer features.0.act: NIR has no soft reset"),
+        ("CLIF", f"-out_dir {__file__}/here", "test_inference.py/here"),
+        ("CLIF", "-calibrate -calibrate_samples 1", "-calibrate_samples 1 is less than one sample of each class"),
+        ("PLIF", "-neuron CLIF", "was trained with PLIF"),
+        ("relu", "-neuron LIF", "was trained with relu, as an ANN"),
+        ("relu", "-sweep", "was trained with relu, as an ANN"),
+        ("relu", "-export n.nir", "layer features.0.act: NIR has no ReLU"),
+    ],
+)
+def test_what_cannot_be_met_is_one_line(trained, infer, monkeypatch, tmp_path, neuron, options, says):
+    monkeypatch.chdir(tmp_path)
+    refused(infer, trained / neuron / "checkpoint_latest.pth", options, says)
+    assert all_files(tmp_path) == []
+
+
+def test_broken_checkpoints_and_settings_are_one_line(run, infer):
+    checkpoint, config = run / "checkpoint_latest.pth", run / "config.json"
+    settings = json.loads(config.read_text())
+    refused(infer, run / "gone.pth", "", "no checkpoint at")
+    config.write_text("{")
+    refused(infer, checkpoint, "", "config.json is damaged: it is not JSON")
+    config.write_text("[]")
+    refused(infer, checkpoint, "", "config.json is damaged: it holds no settings")
+    config.write_text(json.dumps({**settings, "T": 0}))
+    refused(infer, checkpoint, "", "config.json: error: argument -T: must be ≥ 1, not 0")
+    config.write_text(json.dumps({**settings, "dataset": "cifar11"}))
+    refused(infer, checkpoint, "", "config.json: error: argument -dataset: unknown data set 'cifar11'")
+    config.write_text(json.dumps(settings))
+    state = torch.load(checkpoint, weights_only=True)
+    resets = {**dict.fromkeys(LAYERS, 0.0), "features.9.act": 0.0}
+    torch.save({**state, "model": "snn5_noAP", "neuron": "LIF", "v_reset": resets}, run / "lif.pth")
+    refused(infer, run / "lif.pth", "", "v_reset per layer: features.9.act: the network has no such neuron layer")
+    torch.save({**state, "model": "snn5_noAP", "neuron": "LIF", "v_reset": {"a": "deep"}}, run / "lif.pth")
+    refused(infer, run / "lif.pth", "", "lif.pth: v_reset is to be a number for each layer")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    refused(infer, checkpoint, "", "is truncated")
+
+
+def test_a_failure_leaves_nothing_behind(run, infer, monkeypatch):
+    monkeypatch.setattr("analysis.table8.plot", lambda rows, path: 1 / 0)
+    before = all_files(run)
+    with pytest.raises(ZeroDivisionError):
+        infer("-resume", run / "checkpoint_latest.pth", "-sweep", "-v_resets", 0)
+    assert all_files(run) == before
+
+
+def program(*command, cwd):
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_fresh_interpreter_says_the_same(tmp_path):
+    done = program(sys.executable, SCRIPT, "-resume", "gone.pth", "-neuron", "LIF", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "inference.py: error: no checkpoint at gone.pth\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no logs/digits_CLIF/checkpoint_max.pth; make it with: python train_BPTT.py"),
+        (["one"], "usage: "),
+        ([__file__, "gone.pth"], "no checkpoint at gone.pth"),
+    ],
+)
+def test_script_says_what_is_missing(arguments, says, tmp_path):
+    done = program(ROOT / "run_inference_script.sh", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_script_makes_table_8_of_what_the_main_job_leaves(run, tmp_path):
+    (tmp_path / "logs").mkdir()
+    run.rename(tmp_path / "logs" / "digits_CLIF")
+    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
+    table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
+    assert [trial["v_reset"] for trial in table["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
+
+
+def test_main_job_commands_of_the_script_are_training_commands(capsys):
+    """The commands that the script tells its reader to type are ones that the training script takes."""
+    (line,) = [line for line in (ROOT / "run_inference_script.sh").read_text().splitlines() if "train_BPTT.py" in line]
+    options = line.split("train_BPTT.py")[1].strip('"').split()
+    with pytest.raises(SystemExit):
+        train_BPTT.main([*options, "-neuron", "LIF", "-name", "digits_LIF", "-lr", "-1"])
+    assert "argument -lr: must be > 0" in capsys.readouterr().err  # and of nothing before it
