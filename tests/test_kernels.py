@@ -9,7 +9,7 @@ from spikingjelly.activation_based import functional
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
-from neurons.kernels.cpu_launch import compiler
+from neurons.kernels.cpu_build import compiler
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
 BACKENDS = ["torch", pytest.param("compile", marks=needs_compiler), "triton"]

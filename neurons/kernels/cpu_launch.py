@@ -1,34 +1,20 @@
-"""Back end ``compile``: fire.c, compiled on first use for the processor it runs on, and called over threads.
-
-The machine's C compiler takes about a second and the result is kept, so that even a short run gains.
-(torch.compile of the same equations took about a minute, again for each T and some shapes.)
-"""
+"""Back end ``compile``: fire.c over threads, and its arguments."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .cpu_build import library
+from .norm import moments
 from .sequence import Dynamics, States
 
-SOURCE = Path(__file__).with_name("fire.c")
-FLAGS = (
-    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
-    *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
-)
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 SURROGATE_CODES = {"rectangle": 0, "triangle": 1, "sigmoid": 2}
 SMALLEST_SHARE = 1 << 14  # elements × steps below which another thread costs more than it does
@@ -44,55 +30,6 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "g_s", "out", "v", "m", "g_v_last", "g_m_last")),
         *((name, ctypes.c_void_p) for name in ("v_last", "m_last", "g_v", "g_m", "scale", "shift", "A", "B")),
     )
-
-
-def compiler() -> str | None:
-    """The C compiler: ``$CC``, else the first of cc, gcc and clang that is installed; None if there is none."""
-    return next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """fire.c, compiled; kept in the user's cache by source, flags, compiler and processor.
-
-    Raises:
-        RuntimeError: if there is no compiler, or it fails.
-    """
-    cc = compiler()
-    if cc is None:
-        raise RuntimeError("backend compile wants a C compiler (cc, gcc or clang); take backend torch without one")
-    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, cc, processor())).encode()).hexdigest()[:16]
-    path = cache_dir() / f"fire-{key}.so"
-    if not path.exists():
-        fd, aside = tempfile.mkstemp(dir=path.parent, suffix=".so")
-        os.close(fd)
-        done = subprocess.run(
-            [cc, *FLAGS, str(SOURCE), "-o", aside, "-lm"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            os.unlink(aside)
-            raise RuntimeError(f"{cc} cannot compile {SOURCE.name}: {done.stderr.strip().splitlines()[-1:]}")
-        os.replace(aside, path)  # whoever is first: both are whole
-    return ctypes.CDLL(str(path))
-
-
-def cache_dir() -> Path:
-    """Where compiled kernels are kept: the user's cache, or a fresh temporary folder if that can't be written."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clif_neurons"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="clif_neurons-"))
-    return home if os.access(home, os.W_OK) else Path(tempfile.mkdtemp(prefix="clif_neurons-"))
-
-
-def processor() -> str:
-    """What -march=native depends on: a cache in a shared home must not cross machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.platform() + platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
 @cache
@@ -157,13 +94,11 @@ class CompiledKernel:
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each (t, c) of x [T, N, C, H, W] in channels_last order, float32 [T, C]."""
-        T, C, n = x.shape[0], x.shape[2], x[0].numel() // x.shape[2]
+        T, C = x.shape[0], x.shape[2]
         sums = torch.zeros(torch.get_num_threads(), 2, T, C, dtype=torch.float64)
         job = Job(T=T, size=x[0].numel(), x_step=x.stride(0), channels=C, dtype=DTYPES[x.dtype], x=x.data_ptr())
         over_threads(library().norm_statistics, job, C, [(pointer(part),) for part in sums])
-        mean, square = sums.sum(0) / n  # of x − x₀, the first row
-        var = (square - mean * mean).clamp(min=0)
-        return (mean + x[:, 0, :, 0, 0]).float(), var.float()
+        return moments(sums.sum(0), x)
 
     def norm_forward(
         self, x: Tensor, scale: Tensor, shift: Tensor, gamma: Tensor | None, dynamics: Dynamics, train: bool

@@ -17,11 +17,16 @@ from torch import Tensor
 from .sequence import Dynamics, load_kernel, same_layout
 
 
-def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each (t, c) of x [T, N, C, H, W]: float32 or better, [T, C]."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    var, mean = torch.var_mean(wide, dim=(1, 3, 4), correction=0)
-    return mean, var
+def moments(sums: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each (t, c), float32 [T, C], from sums over it.
+
+    Args:
+        sums: Σ (x − x₀) and Σ (x − x₀)², [2, T, C], with x₀ the first value of each (t, c): it keeps the squares
+            small, so that their difference loses nothing. x: [T, N, C, H, W].
+    """
+    mean, square = sums.double() / (x[0].numel() // x.shape[2])
+    var = (square - mean * mean).clamp(min=0)
+    return (mean + x[:, 0, :, 0, 0]).float(), var.float()
 
 
 def scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:

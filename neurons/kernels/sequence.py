@@ -156,7 +156,7 @@ def installed(backend: str) -> bool:
     """Whether what a back end is made of is on this machine: Triton, or a C compiler."""
     if backend == "triton":
         return find_spec("triton") is not None
-    from .cpu_launch import compiler
+    from .cpu_build import compiler
 
     return compiler() is not None
 

@@ -173,6 +173,29 @@ def backward_kernel(
 
 
 @triton.jit
+def statistics_kernel(
+    x_ptr, sum_ptr, square_ptr, T, ROWS_ALL, COLUMNS, step, tiles, ROWS: tl.constexpr, COLS: tl.constexpr
+):
+    """Σ (x − x₀) and Σ (x − x₀)² of each (t, c) over this program's rows; x₀ is the first row of the step."""
+    col = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
+    t = tl.program_id(2).to(tl.int64)
+    inside = col < COLUMNS
+    origin = tl.load(x_ptr + t * step + col, mask=inside, other=0.0).to(tl.float32)
+    one = tl.zeros([ROWS, COLS], tl.float32)
+    two = tl.zeros([ROWS, COLS], tl.float32)
+    for tile in range(tiles):
+        row = (tl.program_id(0).to(tl.int64) * tiles + tile) * ROWS + tl.arange(0, ROWS)
+        mask = (row < ROWS_ALL)[:, None] & inside[None, :]
+        x = tl.load(x_ptr + t * step + row[:, None] * COLUMNS + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        d = tl.where(mask, x - origin[None, :], 0.0)
+        one += d
+        two += d * d
+    part = (tl.program_id(0).to(tl.int64) * T + t) * COLUMNS + col
+    tl.store(sum_ptr + part, tl.sum(one, 0), mask=inside)
+    tl.store(square_ptr + part, tl.sum(two, 0), mask=inside)
+
+
+@triton.jit
 def combine_kernel(
     gy_ptr, x_ptr, gx_ptr, scale_ptr, a_ptr, b_ptr, T, ROWS_ALL, COLUMNS, step, ROWS: tl.constexpr, COLS: tl.constexpr
 ):

@@ -8,11 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
-from .norm import statistics
+from .norm import moments
 from .sequence import Dynamics, States
-from .triton_kernels import backward_kernel, combine_kernel, forward_kernel
+from .triton_kernels import backward_kernel, combine_kernel, forward_kernel, statistics_kernel
 
 SURROGATE_CODES = {"rectangle": 0, "triangle": 1, "sigmoid": 2}
+STATISTICS_PROGRAMS = 128  # programs over the rows of a frame, for each tile of channels and step
+WARPS = 4
 LONGEST_CHUNK = 8  # steps whose states a program keeps in registers
 
 
@@ -37,7 +39,7 @@ class Tiling:
 
 def elementwise(x: Tensor) -> Tiling:
     """All elements of a frame as one row, in memory order."""
-    return Tiling(1, x[0].numel(), 1, 256, warps=4)
+    return Tiling(1, x[0].numel(), 1, 256, warps=WARPS)
 
 
 def channelwise(x: Tensor) -> Tiling:
@@ -78,7 +80,16 @@ class TritonKernel:
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each (t, c) of x [T, N, C, H, W], float32 [T, C]."""
-        return statistics(x)
+        tiling = channelwise(x)
+        tiles = triton.cdiv(tiling.grid[0], STATISTICS_PROGRAMS)  # of a program, one below the other
+        programs = triton.cdiv(tiling.grid[0], tiles)
+        parts = torch.empty(2, programs, x.shape[0], tiling.columns, device=x.device)
+        with on_device(x):
+            statistics_kernel[(programs, tiling.grid[1], x.shape[0])](
+                x, *parts, x.shape[0], tiling.rows, tiling.columns, x.stride(0), tiles,
+                ROWS=tiling.tile_rows, COLS=tiling.tile_columns, num_warps=WARPS,
+            )  # fmt: skip
+        return moments(parts.sum(1), x)
 
     def norm_forward(
         self, x: Tensor, scale: Tensor, shift: Tensor, gamma: Tensor | None, dynamics: Dynamics, train: bool
