@@ -109,6 +109,10 @@ def main(argv: list[str] | None = None) -> None:
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     functional.set_step_mode(net, args.step_mode)
     net.checkpoint = args.checkpoint
+    try:
+        computed_by = backend_in_use(net, device)
+    except ValueError as error:
+        raise UsageError(f"-backend {args.backend}: {error}") from None
 
     # -- optimiser and schedule
     fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
@@ -150,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
 
     norm = "batch norm per step" if args.bn == "per_step" else "batch norm MERGED over T"
     print(
-        f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, {backend_in_use(net, device)}, "
+        f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, {computed_by}, "
         f"{str(precision or torch.float32).removeprefix('torch.')}\n"
         f"{task.name}: {samples['train']} to train, {samples['test']} to test ({task.convention})\n"
         f"run folder: {run.path}"

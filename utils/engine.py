@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 
 import torch
+from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -131,9 +132,12 @@ def evaluate(
 
 def takes_one_sample(net: nn.Module, T: int, in_channels: int, input_size: int) -> bool:
     """Whether ``net`` can be trained on a batch of one; nothing is computed, only shapes."""
-    x_seq = torch.empty(T, 1, in_channels, input_size, input_size, device="meta")
+    probe = deepcopy(net).to("meta").train()
+    for module in probe.modules():
+        if isinstance(module, MemoryModule):
+            module.backend = "torch"  # the others compute, on devices of their own
     try:
-        deepcopy(net).to("meta").train()(x_seq)
+        probe(torch.empty(T, 1, in_channels, input_size, input_size, device="meta"))
     except ValueError:  # batch norm's: one value per channel has no variance
         return False
     return True
