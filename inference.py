@@ -141,7 +141,8 @@ def main(argv: list[str] | None = None) -> None:
             calibrated: dict[str, Any] = {}
             if calibration is not None:
                 on_slice = partial(score, batches=calibration, title="slice of the training set")
-                found = calibrate(net, on_slice, resets)
+                # NIR has no soft reset
+                found = calibrate(net, on_slice, [v for v in resets if v is not None] if exporter else resets)
                 for name, v_reset, seen in (
                     ("one_value", found.network, found.network_score),
                     ("per_layer", found.layers, found.layers_score),

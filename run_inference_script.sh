@@ -14,7 +14,7 @@ fail() { echo "run_inference_script.sh: error: $1" >&2; exit 2; }
 
 if (($# == 0)); then
   clif=logs/digits_CLIF/checkpoint_max.pth lif=logs/digits_LIF/checkpoint_max.pth
-  train="python train_BPTT.py -dataset digits -model snn5_noAP -T 4 -b 64 -epochs 4 -T_max 4"
+  train="python train_BPTT.py -dataset digits -model snn5_noAP -T 4 -b 64 -epochs 15 -T_max 15"
   [[ -f $clif ]] || fail "no $clif; make it with: $train -neuron CLIF -name digits_CLIF"
   checkpoints=("$clif")
   if [[ -f $lif ]]; then

@@ -162,7 +162,7 @@ def calibrate(
 
     The network's: the best of ``resets``, then uphill in steps of 0.02 (beyond the range, too) and of 0.01.
     The layers': coordinate search from there, front to back; each goes uphill in steps of 0.02, and tries the soft
-    reset.
+    reset if that is among ``resets``.
 
     Args:
         net: the network to run as LIF.
@@ -208,7 +208,8 @@ def calibrate(
                 def here(value: Reset, i: int = i) -> Score:
                     return score_at((*best[:i], value, *best[i + 1 :]))
 
-                for start in (best[i], 0.0 if best[i] is None else None):
+                other = [0.0] if best[i] is None else [None] if None in resets else []
+                for start in [best[i], *other]:
                     found = climb(start, here, COARSE)
                     if here(found).beats(here(best[i])):
                         best[i] = found

@@ -172,6 +172,8 @@ def test_calibration_leaves_the_fixed_range_and_mixes_soft_with_hard(net):
     found = calibrate(net, Bowl([-0.04, -0.04, None, -0.04, -0.04]))
     assert found.layers == dict(zip(LAYERS, [-0.04, -0.04, None, -0.04, -0.04], strict=True))
     assert calibrate(net, Bowl([None] * 5)).network is None
+    hard = [value for value in FIXED_RESETS if value is not None]
+    assert None not in calibrate(net, Bowl([-0.04, -0.04, None, -0.04, -0.04]), hard).layers.values()
 
 
 def test_accuracy_comes_before_loss():

@@ -220,6 +220,16 @@ def test_export_is_read_back(run, infer):
     assert (run / "n.nir").stat().st_size > 1e6
 
 
+def test_calibration_for_export_keeps_to_hard_resets(run, infer):
+    options = ["-calibrate", "-calibrate_samples", "20", "-v_resets", "soft", "-0.04", "-export"]
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", *options, run / "n.nir")
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+    found = result(run, "sweep.json")
+    assert [trial["v_reset"] for trial in found["fixed"]] == [None, -0.04]
+    assert None not in found["calibrated"]["per_layer"]["v_reset"].values()
+
+
 def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
     alone = run.parent / "alone"

@@ -78,7 +78,7 @@ def inference_parser(
     add("-sweep", action="store_true", help="a row of Table 8: run as LIF with each reset value")
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
     add("-calibrate", action="store_true", help="choose the reset value on training data, for the network and for each "
-        "layer; includes -sweep")  # fmt: skip
+        "layer; includes -sweep. With -export, hard resets only")  # fmt: skip
     add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate")
     add("-save_lif", type=Path, help="write the LIF network (as -neuron LIF or -calibrate has it) as a checkpoint")
     add("-export", type=Path, help="write the network as NIR; it must be LIF or PLIF with a hard reset")
