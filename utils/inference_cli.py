@@ -17,7 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "data_dir": Path("./data_dir"),
     "event_split": "last",
     "b": 128,
-    "j": 0,
+    "j": None,  # the loader chooses
     "seed": 2022,
     "tau": 2.0,
     "v_reset": SOFT,
