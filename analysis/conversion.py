@@ -23,6 +23,7 @@ Reset = float | None
 
 FIXED_RESETS: tuple[Reset, ...] = (None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.10)  # Table 8's columns
 COARSE, FINE = 0.02, 0.01  # steps of the calibration; the first is Table 8's
+LOWEST, HIGHEST = -1.0, 0.5  # the calibration stays here: within V_th = 1 of the rest, and clearly below V_th
 
 
 def neuron_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
@@ -184,7 +185,9 @@ def calibrate(
     def climb(value: Reset, score_of: Callable[[Reset], Score], step: float) -> Reset:
         """Uphill from ``value`` in steps, one way and then the other; a soft reset stands still."""
         for direction in (-step, step):
-            while value is not None and score_of(following := round(value + direction, 6)).beats(score_of(value)):
+            while value is not None and LOWEST <= (following := round(value + direction, 6)) <= HIGHEST:
+                if not score_of(following).beats(score_of(value)):
+                    break
                 value = following
         return value
 
