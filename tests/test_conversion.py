@@ -172,9 +172,9 @@ def test_calibration_leaves_the_fixed_range_and_mixes_soft_with_hard(net):
     found = calibrate(net, Bowl([-0.04, -0.04, None, -0.04, -0.04]))
     assert found.layers == dict(zip(LAYERS, [-0.04, -0.04, None, -0.04, -0.04], strict=True))
     assert calibrate(net, Bowl([None] * 5)).network is None
-    assert calibrate(net, Bowl([-5.0] * 5)).network == -1.0  # but it does not run away
     hard = [value for value in FIXED_RESETS if value is not None]
     assert None not in calibrate(net, Bowl([-0.04, -0.04, None, -0.04, -0.04]), hard).layers.values()
+    assert calibrate(net, Bowl([-5.0] * 5), hard).network == -1.0  # it does not run away
 
 
 def test_accuracy_comes_before_loss():
