@@ -51,11 +51,15 @@ def inference_parser(
     batch_norms: Collection[str],
 ) -> OneLineParser:
     """The options of ``inference.py``. A setting that is not given is None: see :func:`settle`."""
-    parser = OneLineParser("Evaluate a trained network as itself, or as plain LIF; convert, measure and export it.")
+    parser = OneLineParser(
+        "Evaluate a trained network as itself, or as plain LIF; convert, measure and export it. A setting that no option "
+        "gives is the checkpoint's own, else that of the config.json beside it, else the training script's default."
+    )
+    parser.formatter_class = argparse.HelpFormatter  # nearly every default is what was just said
     positive, share = number(int, least=1), number(float, least=0, below=1)
 
     add = parser.add_argument_group("what to run").add_argument
-    add("-resume", type=Path, required=True, help="the checkpoint; settings come from the config.json beside it")
+    add("-resume", type=Path, required=True, help="the checkpoint: ours, the authors', or bare weights")
     add("-neuron", "-neuron_model", type=one_of("neuron", neurons), help="LIF runs any spiking network's weights as "
         "LIF; without a config.json, the neuron they were trained with")  # fmt: skip
     add("-v_reset", type=reset_value, help="hard reset to this value, or soft")
@@ -63,7 +67,7 @@ def inference_parser(
     add("-T", type=positive, help="time steps")
     add("-tau", type=number(float, above=1), help="membrane time constant, in steps")
     add("-bn", type=one_of("batch norm", batch_norms), help="batch norm: per_step, or merged over T")
-    add("-device", help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
+    add("-device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is there)")
 
     add = parser.add_argument_group("data").add_argument
     add("-dataset", type=one_of("data set", datasets), help=f"one of {', '.join(datasets)}")
@@ -79,7 +83,8 @@ def inference_parser(
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
     add("-calibrate", action="store_true", help="choose the reset value on training data, for the network and for each "
         "layer; includes -sweep. With -export, hard resets only")  # fmt: skip
-    add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate")
+    add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate "
+        "(default: 512)")  # fmt: skip
     add("-save_lif", type=Path, help="write the LIF network (as -neuron LIF or -calibrate has it) as a checkpoint")
     add("-export", type=Path, help="write the network as NIR; it must be LIF or PLIF with a hard reset")
     add("-profile", action="store_true", help="firing rates, operations and energy (Tables 6 and 7, Figure 11)")
