@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         computed_by = backend_in_use(net, device)
     except ValueError as error:
-        raise UsageError(f"-backend {args.backend}: {error}") from None
+        raise UsageError(str(error)) from None
 
     # -- optimiser and schedule
     fused = device.type in ("cpu", "cuda")  # one kernel for all parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -148,17 +149,26 @@ def choose_backend(backend: str, x: Tensor, surrogate: Any) -> str:
         )
     if backend == "compile" and x.device.type != "cpu":
         raise ValueError(f"backend compile is for the CPU, and the input is on {x.device}")
+    if backend == "triton" and x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend triton is for CUDA, and the input is on {x.device}")
+    if not installed(backend):
+        needs = "Triton" if backend == "triton" else "a C compiler (cc, gcc or clang) that can compile fire.c"
+        raise ValueError(f"backend {backend} wants {needs}; take backend torch without one")
     return backend
 
 
 @cache
 def installed(backend: str) -> bool:
-    """Whether what a back end is made of is on this machine: Triton, or a C compiler."""
+    """Whether what a back end is made of is on this machine: Triton, or a C compiler that compiles fire.c."""
     if backend == "triton":
         return find_spec("triton") is not None
-    from .cpu_build import compiler
+    from .cpu_build import library
 
-    return compiler() is not None
+    try:
+        library()
+    except (RuntimeError, OSError):  # no compiler, one that fails, or what it made cannot be loaded
+        return False
+    return True
 
 
 @cache
