@@ -52,8 +52,8 @@ def inference_parser(
 ) -> OneLineParser:
     """The options of ``inference.py``. A setting that is not given is None: see :func:`settle`."""
     parser = OneLineParser(
-        "Evaluate a trained network as itself, or as plain LIF; convert, measure and export it. A setting that no option "
-        "gives is the checkpoint's own, else that of the config.json beside it, else the training script's default."
+        "Evaluate a trained network as itself or as plain LIF; convert, measure and export it. A setting that no "
+        "option gives is the checkpoint's own, else that of config.json beside it, else the training script's default."
     )
     parser.formatter_class = argparse.HelpFormatter  # nearly every default is what was just said
     positive, share = number(int, least=1), number(float, least=0, below=1)
