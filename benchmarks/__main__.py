@@ -1,0 +1,109 @@
+"""Measure speed: ``python -m benchmarks [neuron step epoch growth onm | all] [-device cpu|cuda] [-quick]``.
+
+Prints Markdown; saves ``<device>.md`` and ``<device>.json`` (every sample) and a picture per group, after each case,
+so that a run that is stopped keeps what it has.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.cli import OneLineParser, UsageError, one_of
+from utils.device import choose_device
+from utils.run_dir import naming_disk, write_aside
+
+from .cases import GROUPS, Case, Scale, growth_verdict, memory_of, run_case
+from .parity import check_parity
+from .plots import draw
+from .report import case_markdown, made_with, parity_markdown, run_markdown
+
+DEVICES = ("cpu", "cuda")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 1 if a case could not be measured or the back end timed is wrong."""
+    parser = OneLineParser("Measure speed, as ratios taken side by side.")
+    names = ("all", *GROUPS)
+    parser.add_argument("groups", nargs="*", type=one_of("group", names), default=["all"], help=", ".join(names))
+    parser.add_argument("-device", type=one_of("device", DEVICES), help="cpu or cuda; None takes cuda if it is there")
+    parser.add_argument("-out_dir", type=Path, default=Path("benchmarks/results"), help="where the results go")
+    parser.add_argument("-quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
+    args = parser.parse_args(argv)
+    device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    groups = list(GROUPS) if "all" in args.groups else [name for name in GROUPS if name in args.groups]
+    stem = device.type if groups == list(GROUPS) else f"{device.type}-{'-'.join(groups)}"
+    with naming_disk(args.out_dir):
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+
+    run: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        "quick": args.quick,
+        "made_with": apart(device, made_with, device).result(),
+        "parity": apart(device, check_parity, device, args.quick).result(),
+        "cases": [],
+        "not_measured": {},
+    }
+    print(parity_markdown(run["parity"]), flush=True)
+    scale = Scale(device, args.quick)
+    for group in groups:
+        for case in GROUPS[group](scale):
+            future = apart(device, run_case, case, device)
+            error = future.exception()
+            if error is not None:  # the cases to come are measured all the same
+                traceback.print_exception(error, file=sys.stderr)
+                run["not_measured"][case.title] = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            result = complete(case, future.result(), device)
+            run["cases"].append(result)
+            print(case_markdown(result), flush=True)
+            print(f"({result['seconds']:.0f} s)\n", flush=True)
+            save(run, args.out_dir, stem)
+        results = [result for result in run["cases"] if result["group"] == group]
+        if results:
+            with naming_disk(args.out_dir):
+                draw(group, results, args.out_dir / f"{device.type}-{group}.png")
+    save(run, args.out_dir, stem)
+    print(f"written to {args.out_dir / stem}.md and .json, and a picture for each group")
+    return int(bool(run["not_measured"]) or not run["parity"]["ok"])
+
+
+def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call ``function`` in a fresh process and wait: no case inherits another's memory, threads or caches."""
+    # a process forked from one that has looked for a GPU may not use it
+    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
+    if device.type != "cuda":
+        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.report"])  # libraries loaded, nothing run
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args)
+
+
+def complete(case: Case, result: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """Add what is asked of a fresh process each, memory on a CPU, and the verdict on growth."""
+    if case.memory and device.type == "cpu":
+        names = result["contenders"]
+        result["memory_mib"] = {name: apart(device, memory_of, case, name, device).result() for name in names}
+    return result | ({"flatness": growth_verdict(result)} if case.group == "growth" else {})
+
+
+def save(run: dict[str, Any], out_dir: Path, stem: str) -> None:
+    """Write the run so far as JSON and Markdown."""
+    with naming_disk(out_dir):
+        write_aside(out_dir / f"{stem}.json", json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+        write_aside(out_dir / f"{stem}.md", run_markdown(run))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        print(f"benchmarks: error: {error}", file=sys.stderr)
+        sys.exit(2)

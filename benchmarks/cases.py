@@ -1,0 +1,239 @@
+"""What is measured: the cases of each group, at the sizes of each device, and how one is run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from . import layers, networks
+from .timing import Contender, Makers, flatness, measure, peak_memory_mib, summarise
+
+LENGTHS = (2, 4, 8, 16, 32, 64)
+FLAT_FROM = 4  # shortest T of the claim that time and memory per step do not depend on T
+FLAT_WITHIN = 0.10
+
+
+@dataclass(frozen=True)
+class Case:
+    """One table: contenders that do the same work.
+
+    Args:
+        build: () → the contenders' makers.
+        settings: what the work is, for the record.
+        rounds: how often every contender has its turn.
+        repeats: repetitions in a turn, see :func:`benchmarks.timing.time_phases`.
+        warm_up: untimed repetitions before the first round.
+        memory: also measure the memory that each contender takes.
+        per: what times are of: ``""``, or a share of the work such as ``"per time step"``.
+    """
+
+    group: str
+    title: str
+    build: Callable[[], Makers]
+    settings: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 10
+    repeats: int = 1
+    warm_up: int = 1
+    memory: bool = False
+    per: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes and rounds: of a full run on a device, or tiny ones that only show that all of it works."""
+
+    device: torch.device
+    quick: bool = False
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def pick(self, cpu: Any, cuda: Any, quick: Any) -> Any:
+        """The value for this device and scale."""
+        return quick if self.quick else cuda if self.cuda else cpu
+
+    @property
+    def half(self) -> torch.dtype:
+        """What mixed precision is on this device."""
+        return torch.float16 if self.cuda else torch.bfloat16
+
+
+def neuron_cases(scale: Scale) -> list[Case]:
+    """One neuron layer, forward and backward."""
+    shape = scale.pick((6, 16, 64, 32, 32), (6, 128, 64, 32, 32), (3, 2, 4, 8, 8))
+    return [
+        Case(
+            "neuron",
+            f"One {name} layer, forward + backward, {list(shape)}, {spell(dtype)}",
+            partial(layers.neuron_makers, name, shape, dtype, scale.device),
+            {"neuron": name, "shape": shape, "dtype": spell(dtype), "surrogate": layers.SURROGATE[name]},
+            rounds=scale.pick(15, 20, 2),
+            repeats=scale.pick(1, 10, 1),
+            warm_up=scale.pick(2, 5, 1),
+        )
+        for name in ("CLIF", "LIF")
+        for dtype in (torch.float32, scale.half)
+    ]
+
+
+def step_cases(scale: Scale) -> list[Case]:
+    """A whole training step."""
+    model = "snn5_noAP" if scale.quick else "spiking_resnet18"
+    T, batch = scale.pick((6, 16), (6, 128), (2, 2))
+    dtypes = (torch.float16,) if scale.cuda else (torch.float32, torch.bfloat16)
+    return [
+        Case(
+            "step",
+            f"One training step of {model}, T = {T}, batch {batch}, {spell(dtype)}",
+            partial(networks.step_makers, model, T, batch, dtype, scale.device),
+            {"model": model, "T": T, "batch": batch, "dtype": spell(dtype)},
+            rounds=scale.pick(7, 15, 2),
+            repeats=scale.pick(1, 3, 1),
+            warm_up=scale.pick(1, 5, 1),
+            memory=True,
+        )
+        for dtype in dtypes
+    ]
+
+
+def epoch_cases(scale: Scale) -> list[Case]:
+    """An epoch with its loading, and the loading alone."""
+    model, T = scale.pick(("snn5_noAP", 6), ("spiking_resnet18", 6), ("snn5_noAP", 2))
+    batch = scale.pick(64, 128, 16)
+    if scale.cuda:
+        data, split = "50,000 random images of CIFAR's shape", partial(networks.cifar_like_split, 50_000)
+        if scale.quick:
+            data, split = "64 random images of CIFAR's shape", partial(networks.cifar_like_split, 64)
+    else:
+        data, split = "the digits", partial(networks.digits_split, 64 if scale.quick else None)
+    workers = networks.worker_counts(scale.device)
+    return [
+        Case(
+            "epoch",
+            f"{what} of {data}, {model}, T = {T}, batch {batch}, {spell(scale.half)}",
+            partial(networks.epoch_makers, split, model, T, batch, scale.half, scale.device, workers, train),
+            {"data": data, "model": model, "T": T, "batch": batch, "dtype": spell(scale.half), "workers": workers},
+            rounds=rounds,
+        )
+        for what, train, rounds in (
+            ("An epoch of training", True, scale.pick(3, 3, 2)),
+            ("The loading alone, an epoch", False, scale.pick(7, 3, 2)),
+        )
+    ]
+
+
+def growth_cases(scale: Scale) -> list[Case]:
+    """Time and memory per time step as T grows."""
+    frame = scale.pick((16, 64, 32, 32), (256, 64, 32, 32), (2, 4, 8, 8))
+    lengths = (2, 4, 8) if scale.quick else LENGTHS
+    return [
+        Case(
+            "growth",
+            f"The CLIF layer as T grows, forward + backward, frames {list(frame)}, float32",
+            partial(layers.growth_makers, lengths, frame, scale.device),
+            {"frame": frame, "T": lengths, "dtype": "float32", "flat_from": FLAT_FROM, "flat_within": FLAT_WITHIN},
+            rounds=scale.pick(9, 15, 2),
+            repeats=scale.pick(1, 5, 1),
+            memory=True,
+            per="per time step",
+        )
+    ]
+
+
+def onm_cases(scale: Scale) -> list[Case]:
+    """Open Neuromorphic's public set-up: linear + LIF."""
+    batch, T = scale.pick((16, 500), (16, 500), (2, 10))
+    sizes = scale.pick((512, 1024, 2048), (512, 1024, 2048, 4096, 8192, 16384), (8, 16))
+    return [
+        Case(
+            "onm",
+            f"Linear + LIF (Open Neuromorphic's set-up), {n} neurons, batch {batch}, {T} steps, float32",
+            partial(layers.onm_makers, n, batch, T, scale.device),
+            {"n": n, "batch": batch, "T": T, "dtype": "float32", "surrogate": layers.SURROGATE["LIF"]},
+            rounds=scale.pick(5, 10, 2),
+        )
+        for n in sizes
+    ]
+
+
+GROUPS: dict[str, Callable[[Scale], list[Case]]] = {
+    "neuron": neuron_cases,
+    "step": step_cases,
+    "epoch": epoch_cases,
+    "growth": growth_cases,
+    "onm": onm_cases,
+}
+
+
+def spell(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def run_case(case: Case, device: torch.device) -> dict[str, Any]:
+    """Measure a case, in a process that does nothing else; returns plain values, for JSON.
+
+    On CUDA this includes memory; on a CPU each contender's is asked for in a process of its own (:func:`memory_of`).
+    """
+    torch.backends.cudnn.benchmark = True
+    started = time.perf_counter()
+    samples, failed, contenders = measure(
+        case.build(),
+        rounds=case.rounds,
+        repeats=case.repeats,
+        warm_up=case.warm_up,
+        device=device,
+        title=case.title,
+    )
+    first = next(iter(contenders))
+    against = {name: contender.against or first for name, contender in contenders.items()}
+    memory = {}
+    if case.memory and device.type == "cuda":
+        memory = {name: peak_memory_mib(contender, device) for name, contender in contenders.items()}
+    return {
+        "group": case.group,
+        "title": case.title,
+        "per": case.per,
+        "settings": case.settings,
+        "rounds": case.rounds,
+        "repeats": case.repeats,
+        "warm_up": case.warm_up,
+        "seconds": time.perf_counter() - started,
+        "against": against,
+        "contenders": summarise(samples, against),
+        "failed": failed,
+        "memory_mib": memory,
+    }
+
+
+def memory_of(case: Case, name: str, device: torch.device) -> float | None:
+    """Memory of one contender in MiB, in a process that does nothing else."""
+    contender: Contender = case.build()[name]()
+    return peak_memory_mib(contender, device)
+
+
+def growth_verdict(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Whether ours stays flat per step from T = 4 on, in time and memory: ``{"ours": {"time": …, …}, …}``.
+
+    Args:
+        result: of the growth case, memory included.
+    """
+    verdict: dict[str, dict[str, Any]] = {}
+    lengths = [T for T in result["settings"]["T"] if T >= FLAT_FROM]
+    for label, loop in (("ours", False), ("step loop", True)):
+        names = {T: layers.growth_name(T, loop) for T in lengths}
+        times = {T: phases["forward + backward"]["median_ms"] for T, n in names.items()
+                 if (phases := result["contenders"].get(n))}  # fmt: skip
+        memory = {T: mib for T, n in names.items() if (mib := result["memory_mib"].get(n))}
+        verdict[label] = {}
+        for quantity, costs in (("time", times), ("memory", memory)):
+            if len(costs) == len(lengths):
+                deviation = flatness(costs)
+                verdict[label][quantity] = {"max_deviation": deviation, "flat": deviation <= FLAT_WITHIN}
+    return verdict

@@ -1,0 +1,103 @@
+"""Pictures of the results: told apart by place, hatch and marker, so that they read in grey too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from .cases import FLAT_FROM
+from .layers import growth_name
+
+Result = dict[str, Any]
+OURS, RIVAL, BOUND = ("#0B4F7D", ""), ("#E69F00", "//"), ("#DDDDDD", "..")
+LINES = [("#0B4F7D", "-", "o"), ("#E69F00", "--", "s"), ("#56B4E9", ":", "^"), ("#777777", "-.", "D")]
+BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, T·N images", "no loading")
+
+
+def draw(group: str, cases: list[Result], path: Path) -> None:
+    """The picture of a group's cases, a PNG."""
+    figure = {"growth": growth_figure, "onm": onm_figure}.get(group, ratio_figure)(cases)
+    figure.savefig(path, dpi=140)
+
+
+def ratio_figure(cases: list[Result]) -> Figure:
+    """Bars of time / ours, one panel per case; the whiskers are quartiles."""
+    heights = [len(case["contenders"]) for case in cases]
+    figure = Figure(figsize=(8.5, 0.36 * sum(heights) + 0.95 * len(cases)), layout="constrained")
+    panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, case in zip(panels, cases, strict=True):
+        ratio_bars(axes, case)
+    panels[-1].set_xlabel("time / ours (median of the ratios within a round; whiskers: quartiles)")
+    return figure
+
+
+def ratio_bars(axes: Axes, case: Result) -> None:
+    """One bar per contender, with its ratio and its time written beside it."""
+    widest = 0.0
+    for place, (name, phases) in enumerate(case["contenders"].items()):
+        (s,) = phases.values()
+        colour, hatch = BOUND if name.startswith(BOUNDS) else OURS if name.startswith("ours") else RIVAL
+        spread = [[max(0.0, s["ratio"] - s["ratio_q1"])], [max(0.0, s["ratio_q3"] - s["ratio"])]]
+        axes.barh(place, s["ratio"], color=colour, hatch=hatch, edgecolor="black", linewidth=0.6, height=0.7)
+        axes.errorbar(s["ratio"], place, xerr=spread, color="black", capsize=2, linewidth=1)
+        axes.text(s["ratio_q3"], place, f"  {s['ratio']:.2f}  ({s['median_ms']:.3g} ms)", va="center", fontsize=8)
+        widest = max(widest, s["ratio_q3"])
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(case["contenders"])), list(case["contenders"]), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3 * widest)
+    axes.set_title(case["title"], fontsize=9, loc="left")
+
+
+def growth_figure(cases: list[Result]) -> Figure:
+    """Time and memory per time step against T."""
+    (case,) = cases
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for loop, (colour, line, marker) in zip((False, True), LINES, strict=False):
+        names = {T: name for T in case["settings"]["T"] if (name := growth_name(T, loop)) in case["contenders"]}
+        times = {T: case["contenders"][name]["forward + backward"]["median_ms"] for T, name in names.items()}
+        memory = {T: mib for T, name in names.items() if (mib := case["memory_mib"].get(name)) is not None}
+        for axes, costs in zip(panels, (times, memory), strict=True):
+            label = "step loop under autograd" if loop else "ours"
+            axes.plot(list(costs), list(costs.values()), line, color=colour, marker=marker, label=label)
+    for axes, quantity in zip(panels, ("time per time step (ms)", "memory per time step (MiB)"), strict=True):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(case["settings"]["T"], list(map(str, case["settings"]["T"])))
+        axes.axvline(FLAT_FROM, color="black", linewidth=0.6, linestyle=(0, (1, 3)))
+        axes.set_xlabel("T")
+        axes.set_ylabel(quantity)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    figure.suptitle(case["title"], fontsize=9)
+    return figure
+
+
+def onm_figure(cases: list[Result]) -> Figure:
+    """Forward and backward time against the number of neurons."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    sizes = [case["settings"]["n"] for case in cases]
+    names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
+    for axes, phase in zip(panels, ("forward", "backward"), strict=True):
+        for name, (colour, line, marker) in zip(names, LINES, strict=True):
+            there = [(n, case["contenders"][name][phase]["median_ms"]) for n, case in zip(sizes, cases, strict=True)
+                     if name in case["contenders"]]  # fmt: skip
+            axes.plot(*zip(*there, strict=True), line, color=colour, marker=marker, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(sizes, list(map(str, sizes)))
+        axes.set_xlabel("neurons")
+        axes.set_title(phase, fontsize=9)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("time (ms)")
+    panels[0].legend()
+    figure.suptitle(cases[0]["title"].replace(f", {sizes[0]} neurons", ""), fontsize=9)
+    return figure
