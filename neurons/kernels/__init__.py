@@ -1,6 +1,8 @@
 """Fused back ends: a neuron over all T steps as one node of the graph, with its backward written by hand."""
 
+from .backends import BACKENDS, choose_backend
+from .interface import Dynamics
 from .norm import norm_and_fire
-from .sequence import BACKENDS, Dynamics, choose_backend, fire_sequence
+from .sequence import fire_sequence
 
 __all__ = ["BACKENDS", "Dynamics", "choose_backend", "fire_sequence", "norm_and_fire"]

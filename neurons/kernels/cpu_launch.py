@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .cpu_build import library
-from .norm import moments
-from .sequence import Dynamics, States
+from .equations import moments
+from .interface import Dynamics, States
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 SURROGATE_CODES = {"rectangle": 0, "triangle": 1, "sigmoid": 2}

@@ -132,3 +132,15 @@ def clif_backward(
         g_v, g_m = gamma * g_u, g_m * p
         g_x.append(g_u.to(x.dtype))
     return torch.stack(g_x[::-1]), g_v, g_m
+
+
+def moments(sums: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each (t, c), float32 [T, C], from sums over it.
+
+    Args:
+        sums: Σ (x − x₀) and Σ (x − x₀)², [2, T, C], with x₀ the first value of each (t, c): it keeps the squares
+            small, so that their difference loses nothing. x: [T, N, C, H, W].
+    """
+    mean, square = sums.double() / (x[0].numel() // x.shape[2])
+    var = (square - mean * mean).clamp(min=0)
+    return (mean + x[:, 0, :, 0, 0]).float(), var.float()

@@ -14,19 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .sequence import Dynamics, load_kernel, same_layout
-
-
-def moments(sums: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each (t, c), float32 [T, C], from sums over it.
-
-    Args:
-        sums: Σ (x − x₀) and Σ (x − x₀)², [2, T, C], with x₀ the first value of each (t, c): it keeps the squares
-            small, so that their difference loses nothing. x: [T, N, C, H, W].
-    """
-    mean, square = sums.double() / (x[0].numel() // x.shape[2])
-    var = (square - mean * mean).clamp(min=0)
-    return (mean + x[:, 0, :, 0, 0]).float(), var.float()
+from .backends import load_kernel
+from .interface import Dynamics, same_layout
 
 
 def scale_and_shift(mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:

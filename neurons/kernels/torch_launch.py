@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .equations import clif_backward, clif_forward, lif_backward, lif_forward
-from .sequence import Dynamics, States, flat, unflat
+from .interface import Dynamics, States, flat, unflat
 
 
 class TorchKernel:

@@ -8,8 +8,8 @@ import torch
 import triton
 from torch import Tensor
 
-from .norm import moments
-from .sequence import Dynamics, States
+from .equations import moments
+from .interface import Dynamics, States
 from .triton_kernels import backward_kernel, combine_kernel, forward_kernel, statistics_kernel
 
 SURROGATE_CODES = {"rectangle": 0, "triangle": 1, "sigmoid": 2}
