@@ -25,15 +25,16 @@ def train(tmp_path_factory):
     home = tmp_path_factory.mktemp("resume")
     write_cifar10(home / "data_dir", per_batch=4, test=4)
 
-    def run(name: str, options: str = "", epochs: int = EPOCHS, kill_at_row: int | None = None):
+    def run(name: str, options: str = "", epochs: int = EPOCHS, kill_at: tuple[str, int] | None = None):
+        """Train in a folder of that name; ``kill_at`` is a file in it and the lines that it then has."""
         args = [*RUN, "-epochs", epochs, "-name", name.replace(" ", "_"), *options.split()]
         folder = home / "logs" / name.replace(" ", "_")
 
-        def row_is_there() -> bool:
-            log = folder / "metrics.jsonl"
-            return log.exists() and log.read_text().count("\n") >= kill_at_row
+        def line_is_there() -> bool:
+            file, lines = folder / kill_at[0], kill_at[1]
+            return file.exists() and file.read_bytes().count(b"\n") >= lines
 
-        return folder, run_training(*args, cwd=home, kill_when=row_is_there if kill_at_row else None)
+        return folder, run_training(*args, cwd=home, kill_when=line_is_there if kill_at else None)
 
     return run
 
@@ -67,8 +68,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert_same(torch.load(one / name, weights_only=True), torch.load(other / name, weights_only=True))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("stop_after", range(1, EPOCHS))
+@pytest.mark.parametrize(("name", "stop_after"), [*((name, 1) for name in SETTINGS), ("one process", 2)])
 def test_stopped_and_resumed(train, whole, name, stop_after):
     folder, result = train(f"{name} {stop_after}", SETTINGS[name], epochs=stop_after)
     assert result.returncode == 0, result.stderr
@@ -77,9 +77,10 @@ def test_stopped_and_resumed(train, whole, name, stop_after):
     assert_same_run(folder, whole(name))
 
 
-@pytest.mark.parametrize("rows", [2, 3])  # a kill before the first row leaves nothing to resume
-def test_killed_and_resumed(train, whole, rows):
-    folder, result = train(f"killed {rows}", kill_at_row=rows)
+@pytest.mark.parametrize("kill_at", [("checkpoint_latest.pth", 0), ("metrics.jsonl", 2), ("metrics.jsonl", 3)])
+def test_killed_and_resumed(train, whole, kill_at):
+    """Between a row and its checkpoint, or right after: nothing is lost, nothing is there twice."""
+    folder, result = train(f"killed {kill_at[0]} {kill_at[1]}", kill_at=kill_at)
     assert result.returncode < 0
     resume(train, folder)
     assert_same_run(folder, whole("resident"))
