@@ -7,11 +7,8 @@ so that a run that is stopped keeps what it has.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 import traceback
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,11 @@ from utils.cli import OneLineParser, UsageError, one_of
 from utils.device import choose_device
 from utils.run_dir import naming_disk, write_aside
 
+from .apart import apart
 from .cases import GROUPS, Case, Scale, growth_verdict, memory_of, run_case
 from .parity import check_parity
 from .plots import draw
-from .report import case_markdown, made_with, parity_markdown, run_markdown
+from .report import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown
 
 DEVICES = ("cpu", "cuda")
 
@@ -52,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         "cases": [],
         "not_measured": {},
     }
-    print(parity_markdown(run["parity"]), flush=True)
+    print("\n".join([*busy_markdown(run["made_with"]), parity_markdown(run["parity"])]), flush=True)
     scale = Scale(device, args.quick)
     for group in groups:
         for case in GROUPS[group](scale):
@@ -74,16 +72,6 @@ def main(argv: list[str] | None = None) -> int:
     save(run, args.out_dir, stem)
     print(f"written to {args.out_dir / stem}.md and .json, and a picture for each group")
     return int(bool(run["not_measured"]) or not run["parity"]["ok"])
-
-
-def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Future[Any]:
-    """Call ``function`` in a fresh process and wait: no case inherits another's memory, threads or caches."""
-    # a process forked from one that has looked for a GPU may not use it
-    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
-    if device.type != "cuda":
-        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.report"])  # libraries loaded, nothing run
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args)
 
 
 def complete(case: Case, result: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def neuron_cases(scale: Scale) -> list[Case]:
             f"One {name} layer, forward + backward, {list(shape)}, {spell(dtype)}",
             partial(layers.neuron_makers, name, shape, dtype, scale.device),
             {"neuron": name, "shape": shape, "dtype": spell(dtype), "surrogate": layers.SURROGATE[name]},
-            rounds=scale.pick(15, 20, 2),
+            rounds=scale.pick(25, 20, 2),
             repeats=scale.pick(1, 10, 1),
             warm_up=scale.pick(2, 5, 1),
         )
@@ -86,7 +86,7 @@ def step_cases(scale: Scale) -> list[Case]:
     """A whole training step."""
     model = "snn5_noAP" if scale.quick else "spiking_resnet18"
     T, batch = scale.pick((6, 16), (6, 128), (2, 2))
-    dtypes = (torch.float16,) if scale.cuda else (torch.float32, torch.bfloat16)
+    dtypes = scale.pick((torch.float32, torch.bfloat16), (torch.float16,), (scale.half,))
     return [
         Case(
             "step",
@@ -106,32 +106,38 @@ def epoch_cases(scale: Scale) -> list[Case]:
     """An epoch with its loading, and the loading alone."""
     model, T = scale.pick(("snn5_noAP", 6), ("spiking_resnet18", 6), ("snn5_noAP", 2))
     batch = scale.pick(64, 128, 16)
+    samples = scale.pick(None, 50_000, 64)
     if scale.cuda:
-        data, split = "50,000 random images of CIFAR's shape", partial(networks.cifar_like_split, 50_000)
-        if scale.quick:
-            data, split = "64 random images of CIFAR's shape", partial(networks.cifar_like_split, 64)
+        data = f"{samples:,} random images of CIFAR's shape"
+        split = partial(networks.cifar_like_split, samples)
     else:
-        data, split = "the digits", partial(networks.digits_split, 64 if scale.quick else None)
+        data, split = "the digits", partial(networks.digits_split, samples)
     workers = networks.worker_counts(scale.device)
+    build = partial(networks.epoch_makers, split, model, T, batch, scale.half, scale.device, workers)
+    settings = {"data": data, "model": model, "T": T, "batch": batch, "dtype": spell(scale.half), "workers": workers}
+    network = f"{model}, T = {T}, batch {batch}, {spell(scale.half)}"
     return [
         Case(
             "epoch",
-            f"{what} of {data}, {model}, T = {T}, batch {batch}, {spell(scale.half)}",
-            partial(networks.epoch_makers, split, model, T, batch, scale.half, scale.device, workers, train),
-            {"data": data, "model": model, "T": T, "batch": batch, "dtype": spell(scale.half), "workers": workers},
-            rounds=rounds,
-        )
-        for what, train, rounds in (
-            ("An epoch of training", True, scale.pick(3, 3, 2)),
-            ("The loading alone, an epoch", False, scale.pick(7, 3, 2)),
-        )
+            f"An epoch of training on {data}, {network}",
+            partial(build, train=True),
+            settings,
+            rounds=scale.pick(3, 3, 2),
+        ),
+        Case(
+            "epoch",
+            f"The loading alone: an epoch of {data}, batch {batch}",
+            partial(build, train=False),
+            settings,
+            rounds=scale.pick(7, 3, 2),
+        ),
     ]
 
 
 def growth_cases(scale: Scale) -> list[Case]:
     """Time and memory per time step as T grows."""
     frame = scale.pick((16, 64, 32, 32), (256, 64, 32, 32), (2, 4, 8, 8))
-    lengths = (2, 4, 8) if scale.quick else LENGTHS
+    lengths = (2, 4) if scale.quick else LENGTHS
     return [
         Case(
             "growth",

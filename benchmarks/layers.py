@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer, surrogate
+from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from torch import Tensor, nn
 
-from neurons import build_neuron
+from neurons import SpikingNeuron, build_neuron
 
 from .timing import Contender, Makers
 
@@ -19,9 +20,11 @@ SPIKE_RATE = 0.2  # of random input spikes
 # The paper's surrogate for CLIF. SpikingJelly's fused LIF knows no rectangle, so that LIF is compared with its default
 SURROGATE = {"CLIF": "rectangle", "LIF": "sigmoid"}
 SPIKINGJELLY = {
-    "CLIF": partial(neuron.ComplementaryLIFNode, surrogate_function=surrogate.Rect(alpha=1.0), step_mode="m"),
+    "CLIF": partial(
+        spikingjelly_neuron.ComplementaryLIFNode, surrogate_function=surrogate.Rect(alpha=1.0), step_mode="m"
+    ),
     "LIF": partial(
-        neuron.LIFNode,
+        spikingjelly_neuron.LIFNode,
         tau=2.0,
         decay_input=False,
         v_reset=None,
@@ -32,9 +35,11 @@ SPIKINGJELLY = {
 }
 
 
-def our_neuron(name: str, backend: str = "auto", step_mode: str = "m") -> nn.Module:
+def our_neuron(name: str, backend: str = "auto", step_mode: str = "m") -> SpikingNeuron:
     """Our neuron as the networks of this project use it: τ = 2, soft reset, every sequence starts afresh."""
-    return build_neuron(name, surrogate=SURROGATE[name], step_mode=step_mode, backend=backend, keep_state=False)
+    neuron = build_neuron(name, surrogate=SURROGATE[name], step_mode=step_mode, backend=backend, keep_state=False)
+    assert isinstance(neuron, SpikingNeuron)
+    return neuron
 
 
 def our_backends(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:

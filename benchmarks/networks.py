@@ -43,7 +43,7 @@ def step_makers(model: str, T: int, batch: int, dtype: torch.dtype, device: torc
         torch.manual_seed(SEED)
         net = build_model(model, neuron)
         change(net)
-        net.to(device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        place(net, device, channels_last)
         x, y = (rows, labels.repeat(T)) if neuron == "relu" else (x_seq, labels)
         return training_step(net.train(), x, y, dtype)
 
@@ -55,6 +55,12 @@ def step_makers(model: str, T: int, batch: int, dtype: torch.dtype, device: torc
         "ReLU, T·N images": partial(make, leave_alone, True, "relu"),
         "convolutions alone": partial(convolutions_alone, model, x_seq, dtype),
     }
+
+
+def place(net: nn.Module, device: torch.device, channels_last: bool = True) -> nn.Module:
+    """The network on the device, its convolutions' weights in channels_last order or as they are built."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return net.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def leave_alone(net: nn.Module) -> None:
@@ -89,7 +95,7 @@ def training_step(net: nn.Module, x_seq: Tensor, labels: Tensor, dtype: torch.dt
 
 def convolutions_alone(model: str, x_seq: Tensor, dtype: torch.dtype) -> Contender:
     """Every convolution of the network, forward and backward, on random spikes of the shapes that it sees."""
-    net = build_model(model).to(x_seq.device, memory_format=torch.channels_last)
+    net = place(build_model(model), x_seq.device)
     shapes: dict[nn.Conv2d, torch.Size] = {}
 
     def note(conv: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -186,7 +192,7 @@ def epoch_makers(
 def trainer(model: str, dtype: torch.dtype, device: torch.device, steps: int) -> Callable[[Batches], object]:
     """Training over batches by the project's own loop."""
     torch.manual_seed(SEED)
-    net = build_model(model).to(device, memory_format=torch.channels_last)
+    net = place(build_model(model), device)
     optimizer = OPTIMIZER(net.parameters())
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     precision = None if dtype == torch.float32 else dtype

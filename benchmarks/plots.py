@@ -7,10 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter
 
 from .cases import FLAT_FROM
 from .layers import growth_name
+from .report import number
 
 Result = dict[str, Any]
 OURS, RIVAL, BOUND = ("#0B4F7D", ""), ("#E69F00", "//"), ("#DDDDDD", "..")
@@ -44,7 +45,9 @@ def ratio_bars(axes: Axes, case: Result) -> None:
         spread = [[max(0.0, s["ratio"] - s["ratio_q1"])], [max(0.0, s["ratio_q3"] - s["ratio"])]]
         axes.barh(place, s["ratio"], color=colour, hatch=hatch, edgecolor="black", linewidth=0.6, height=0.7)
         axes.errorbar(s["ratio"], place, xerr=spread, color="black", capsize=2, linewidth=1)
-        axes.text(s["ratio_q3"], place, f"  {s['ratio']:.2f}  ({s['median_ms']:.3g} ms)", va="center", fontsize=8)
+        label = f"{s['ratio']:.2f}  ({number(s['median_ms'])} ms)"
+        axes.annotate(label, (s["ratio_q3"], place), (6, 0), textcoords="offset points", va="center", fontsize=8,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         widest = max(widest, s["ratio_q3"])
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(case["contenders"])), list(case["contenders"]), fontsize=8)
@@ -91,7 +94,7 @@ def onm_figure(cases: list[Result]) -> Figure:
             axes.plot(*zip(*there, strict=True), line, color=colour, marker=marker, label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(sizes, list(map(str, sizes)))
         axes.set_xlabel("neurons")

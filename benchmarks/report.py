@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from utils.run_dir import environment
 
 from .cases import FLAT_FROM, FLAT_WITHIN
 
+BUSY = 0.5  # load per processor above which a machine is not quiet
 READING = (
     "Times are medians over the rounds, with the interquartile range; every contender has its turn in every round. "
     "“time / ours” is the median, over the rounds, of the ratio within a round: above 1, ours is faster."
@@ -38,6 +40,8 @@ def made_with(device: torch.device) -> dict[str, Any]:
         "triton": triton,
         "compiler": next(iter(version.splitlines()), "none"),
         "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "load_average": os.getloadavg()[0],  # of the minute before the run
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "uncommitted_changes": uncommitted_changes(),
@@ -75,10 +79,22 @@ def run_markdown(run: dict[str, Any]) -> str:
         f"`{run['command']}`; torch {made['torch']}, spikingjelly {made['spikingjelly']}, triton {made['triton']}, "
         f"{made['compiler']}, {made['threads']} threads, commit {made['commit'][:12]}{dirty}. {READING}",
         "",
+        *busy_markdown(made),
         parity_markdown(run["parity"]),
     ]
     failures = [f"**{title}: not measured.** {reason}\n" for title, reason in run["not_measured"].items()]
     return "\n".join([*head, *map(case_markdown, run["cases"]), *failures])
+
+
+def busy_markdown(made: dict[str, Any]) -> list[str]:
+    """A warning, if others were at work on the machine before the run began."""
+    if made["load_average"] <= BUSY * made["processors"]:
+        return []
+    return [
+        f"**Not a quiet machine**: a load of {made['load_average']:.1f} on {made['processors']} processors before the "
+        "run began. Operations that wait for all their threads suffer most from that, so these ratios are not to be "
+        "trusted.\n"
+    ]
 
 
 def parity_markdown(parity: dict[str, Any]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def time_phases(contender: Contender, repeats: int, device: torch.device) -> dic
             passed.append(mark(device))
         marks.append(passed)
     wait_for(device)
-    times = [[milliseconds(*pair) for pair in zip(row, row[1:], strict=False)] for row in marks]
+    times = [[milliseconds(*pair) for pair in pairwise(row)] for row in marks]
     return dict(zip(contender.phases, map(float, contender.scale * np.median(times, axis=0)), strict=True))
 
 
@@ -181,26 +180,34 @@ def flatness(costs: Mapping[int, float]) -> float:
 
 
 def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
-    """Memory that a repetition takes on top of what the contender holds before it, at its peak, in MiB.
+    """Memory that a repetition takes at its peak, on top of what a warm contender holds, in MiB.
 
-    On CUDA: allocated memory, of a contender that is warm. On a CPU: resident memory over two first repetitions, to be
-    asked for in a fresh process (a peak is never lowered); None where the system does not tell.
+    On CUDA this is memory allocated by torch. On a CPU it is resident memory, to be asked for in a process that does
+    nothing else; None where the system does not tell (anything but Linux with glibc).
     """
+    contender.run()
     if device.type == "cuda":
-        contender.run()
         wait_for(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         contender.run()
         wait_for(device)
         return contender.scale * (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    if not sys.platform.startswith("linux"):
+    gc.collect()
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the warm-up freed goes back to the system
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    except (OSError, AttributeError):
         return None
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    held = resident_kib("VmRSS")
     contender.run()
-    contender.run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
-    return contender.scale * max(0, peak - resident) / 2**20
+    return contender.scale * (resident_kib("VmHWM") - held) / 2**10
+
+
+def resident_kib(field: str) -> int:
+    """Resident memory of this process on Linux: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def progress(items: Any, title: str) -> Any:
