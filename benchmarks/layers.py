@@ -82,9 +82,8 @@ def step_by_step(module: nn.Module, x: Tensor, grad: Tensor) -> Contender:
     """A single-step neuron under autograd, called T times; the frames come one by one, as from layers before it."""
     frames = [frame.requires_grad_() for frame in x.detach().unbind()]
 
-    def run() -> None:
-        spikes = torch.stack([module(frame) for frame in frames])
-        torch.autograd.grad(spikes, frames, grad)
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(torch.stack([module(frame) for frame in frames]), frames, grad)
 
     return Contender({"forward + backward": run}, prepare=partial(functional.reset_net, module))
 
@@ -94,9 +93,9 @@ def spikingjelly_wide_lif(x: Tensor, grad: Tensor) -> Contender:
     leaf, v = x.detach().requires_grad_(), torch.zeros_like(x[0], dtype=torch.float32)
     spike = surrogate.Sigmoid(alpha=4.0)
 
-    def run() -> None:
+    def run() -> tuple[Tensor, ...]:
         spikes, *_ = functional.lif_multi_step(leaf, v, 2.0, False, 1.0, None, spike, False)
-        torch.autograd.grad(spikes, leaf, grad)
+        return torch.autograd.grad(spikes, leaf, grad)
 
     return Contender({"forward + backward": run})
 
