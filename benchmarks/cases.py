@@ -129,7 +129,7 @@ def epoch_cases(scale: Scale) -> list[Case]:
             f"The loading alone: an epoch of {data}, batch {batch}",
             partial(build, train=False),
             settings,
-            rounds=scale.pick(7, 3, 2),
+            rounds=scale.pick(7, 2, 2),
         ),
     ]
 

@@ -124,7 +124,7 @@ def convolutions_alone(model: str, x_seq: Tensor, dtype: torch.dtype) -> Contend
                 wanted = [*conv.parameters(), *([x] if x.requires_grad else [])]
                 torch.autograd.grad(conv(x), wanted, grads[conv])
 
-    return Contender({"step": run})
+    return Contender({"step": run}, memory=False)
 
 
 def random_spikes(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:

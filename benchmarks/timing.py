@@ -32,6 +32,7 @@ class Contender:
         warm_up: called instead of the phases before the first round, where those would take too long.
         scale: what times and memory are multiplied by (1/T reports them per time step).
         against: the contender whose time the ratio is taken to; None for the first of the case.
+        memory: False where memory would mean nothing, because the work is only a part of what the others do.
     """
 
     phases: Mapping[str, Callable[[], object]]
@@ -39,6 +40,7 @@ class Contender:
     warm_up: Callable[[], object] | None = None
     scale: float = 1.0
     against: str | None = None
+    memory: bool = True
 
     def run(self) -> None:
         """One repetition, untimed."""
@@ -183,8 +185,10 @@ def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
     """Memory that a repetition takes at its peak, on top of what a warm contender holds, in MiB.
 
     On CUDA this is memory allocated by torch. On a CPU it is resident memory, to be asked for in a process that does
-    nothing else; None where the system does not tell (anything but Linux with glibc).
+    nothing else; None where the system does not tell (anything but Linux with glibc), or where it means nothing.
     """
+    if not contender.memory:
+        return None
     contender.run()
     if device.type == "cuda":
         wait_for(device)

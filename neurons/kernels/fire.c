@@ -99,28 +99,31 @@ static void current(const Job *job, int64_t t, int64_t at, int64_t n, float *res
     }
 }
 
-/* One step over a block: c becomes u; v and m move on to v_next and m_next; p = σ(u/τ) and q = σ(m) are CLIF's. */
-static void charge_and_fire(const Job *job, int64_t n, float *restrict c, const float *v, const float *m,
-                            float *v_next, float *m_next, float *restrict p, float *restrict q) {
+/* One step over a block: v and m move on to v_next and m_next. c becomes s (forward), or u, with p = σ(u/τ) and
+   q = σ(m) of CLIF (backward); which of the two is a constant where this is called. */
+static inline __attribute__((always_inline)) void charge_and_fire(
+    const Job *job, int64_t n, int backward, float *restrict c, const float *v, const float *m, float *v_next,
+    float *m_next, float *restrict p, float *restrict q) {
     const float gamma = job->gamma, theta = job->theta, rest = job->v_reset, per_tau = 1.0f / job->tau;
     if (job->clif) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
             float u = gamma * v[i] + c[i], s = u >= theta ? 1.0f : 0.0f;
             float pi = sigmoid(u * per_tau), mi = m[i] * pi + s, qi = sigmoid(mi);
-            c[i] = u, m_next[i] = mi, v_next[i] = u - s * (theta + qi), p[i] = pi, q[i] = qi;
+            c[i] = backward ? u : s, m_next[i] = mi, v_next[i] = u - s * (theta + qi);
+            if (backward) p[i] = pi, q[i] = qi;
         }
     } else if (job->hard) {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-            float u = rest + gamma * (v[i] - rest) + c[i];
-            c[i] = u, v_next[i] = u >= theta ? rest : u;
+            float u = rest + gamma * (v[i] - rest) + c[i], s = u >= theta ? 1.0f : 0.0f;
+            c[i] = backward ? u : s, v_next[i] = u >= theta ? rest : u;
         }
     } else {
 #pragma GCC ivdep
         for (int64_t i = 0; i < n; i++) {
-            float u = gamma * v[i] + c[i];
-            c[i] = u, v_next[i] = u >= theta ? u - theta : u;
+            float u = gamma * v[i] + c[i], s = u >= theta ? 1.0f : 0.0f;
+            c[i] = backward ? u : s, v_next[i] = u - theta * s;
         }
     }
 }
@@ -167,17 +170,16 @@ static inline void step_back(const Job *job, int64_t n, int32_t surrogate, float
 
 int fire_forward(const Job *job, int64_t first, int64_t last) {
     const int64_t length = block_length(job);
-    float *room = malloc(5 * length * sizeof(float));
+    float *room = malloc(3 * length * sizeof(float));
     if (!room) return 1;
-    float *c = room, *v = c + length, *m = v + length, *p = m + length, *q = p + length;
+    float *c = room, *v = c + length, *m = v + length;
     for (int64_t at = first; at < last; at += length) {
         const int64_t n = last - at < length ? last - at : length;
         fill(v, job->v, at, n, job->v_reset);
         fill(m, job->m, at, n, 0.0f);
         for (int64_t t = 0; t < job->T; t++) {
             current(job, t, at, n, c, NULL);
-            charge_and_fire(job, n, c, v, m, v, m, p, q);
-            for (int64_t i = 0; i < n; i++) c[i] = c[i] >= job->theta ? 1.0f : 0.0f;
+            charge_and_fire(job, n, 0, c, v, m, v, m, NULL, NULL);
             store(job->out, c, t * job->size + at, n, job->dtype);
         }
         keep(job->v_last, v, at, n);
@@ -205,7 +207,7 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
         for (int64_t t = 0; t < T; t++) {
             const int64_t here = t * length, next = here + length;
             current(job, t, at, n, us + here, C ? xs + here : NULL);
-            charge_and_fire(job, n, us + here, vs + here, ms + here, vs + next, ms + next, ps + here, qs + here);
+            charge_and_fire(job, n, 1, us + here, vs + here, ms + here, vs + next, ms + next, ps + here, qs + here);
         }
         fill(g_v, job->g_v_last, at, n, 0.0f);
         fill(g_m, job->g_m_last, at, n, 0.0f);
