@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from utils.cli import OneLineParser, UsageError, number
+from utils.cli import OneLineParser, UsageError, number, one_of
+from utils.run_dir import read_metrics
 
 from . import table8
 from .energy import ENERGY_FORMULA
@@ -26,6 +27,7 @@ from .lemaire import ACCESS_FORMULA, FORMULAS, SPIKES_FORMULA
 from .report import markdown_table, plot_firing_rates, write_json, written_aside
 
 NEURONS = ("CLIF", "LIF")
+TABLES = ("table8", "energy")
 SETTINGS = {
     "digits": "-T 6 -b 64 -epochs 8 -T_max 8 -lr 0.1",
     "digits_dvs": "-T 10 -b 64 -epochs 6 -T_max 6 -lr 0.1",
@@ -43,10 +45,15 @@ class Experiment:
     def train(self, dataset: str, neuron: str, seed: int) -> Path:
         """The folder of a trained run, made if it is not there."""
         name = f"{dataset}_{neuron}_seed{seed}"
+        epochs = len(read_metrics(self.runs_dir / name / "metrics.jsonl"))
+        if (self.runs_dir / name).exists() and f"-epochs {epochs} " not in SETTINGS[dataset]:
+            raise UsageError(
+                f"{self.runs_dir / name} stands unfinished after {epochs} epochs; delete it, then try again"
+            )
         self.call(
             f"train_BPTT.py -dataset {dataset} -model snn5_noAP -neuron {neuron} {SETTINGS[dataset]} -seed {seed} "
             f"-out_dir {shlex.quote(str(self.runs_dir))} -name {name}",
-            done=(self.runs_dir / name / "checkpoint_latest.pth").exists(),
+            done=epochs > 0,
         )
         return self.runs_dir / name
 
@@ -130,26 +137,36 @@ def main(argv: list[str] | None = None) -> None:
     add("-runs_dir", type=Path, default=Path("logs/digits_tables"), help="where runs go, and are found again")
     add("-results_dir", type=Path, default=Path("results"), help="where table8_digits/ and energy_digits/ go")
     add("-seeds", type=number(int, least=0), nargs="+", default=[2022, 2023, 2024], help="seeds of the digits runs")
+    add("-tables", type=one_of("table", TABLES), nargs="+", default=list(TABLES), help=f"of {', '.join(TABLES)}")
     args = parser.parse_args(argv)
+    make = {"table8": make_table8, "energy": make_energy}
+    for table in args.tables:
+        make[table](args.runs_dir, args.results_dir / f"{table}_digits", args.seeds)
 
-    conversion, energy = Experiment(args.runs_dir), Experiment(args.runs_dir)
-    runs = [conversion.train("digits", neuron, seed) for seed in args.seeds for neuron in NEURONS]
-    runs.sort(key=lambda run: run.name.split("_")[1])  # the rows: CLIF-trained, then LIF-trained
+
+def make_table8(runs_dir: Path, out_dir: Path, seeds: Sequence[int]) -> None:
+    """Table 8: each digits run as LIF, with fixed and with calibrated reset values."""
+    experiment = Experiment(runs_dir)
+    runs = [experiment.train("digits", neuron, seed) for neuron in NEURONS for seed in seeds]
     for run in runs:
-        conversion.infer(run, "-sweep -calibrate")
-    with written_aside(args.results_dir / "table8_digits") as folder:
+        experiment.infer(run, "-sweep -calibrate")
+    with written_aside(out_dir) as folder:
         sweeps = [json.loads((run / "inference" / "sweep.json").read_text()) for run in runs]
         print(table8.write_table(sweeps, folder, "table8"))
-        conversion.keep(folder, runs)
+        experiment.keep(folder, runs)
 
-    energy_runs = [energy.train("digits", neuron, seed) for neuron in NEURONS for seed in args.seeds]
-    energy_runs += [energy.train("digits_dvs", neuron, args.seeds[0]) for neuron in NEURONS]
-    for run in energy_runs:
-        energy.infer(run, "-profile")
-    with written_aside(args.results_dir / "energy_digits") as folder:
-        accounts = [json.loads((run / "inference" / "account.json").read_text()) for run in energy_runs]
+
+def make_energy(runs_dir: Path, out_dir: Path, seeds: Sequence[int]) -> None:
+    """Tables 6 and 7 and Figure 11: the digits runs of every seed, and digits_dvs with the first."""
+    experiment = Experiment(runs_dir)
+    runs = [experiment.train("digits", neuron, seed) for neuron in NEURONS for seed in seeds]
+    runs += [experiment.train("digits_dvs", neuron, seeds[0]) for neuron in NEURONS]
+    for run in runs:
+        experiment.infer(run, "-profile")
+    with written_aside(out_dir) as folder:
+        accounts = [json.loads((run / "inference" / "account.json").read_text()) for run in runs]
         print(write_account(accounts, folder))
-        energy.keep(folder, energy_runs)
+        experiment.keep(folder, runs)
 
 
 if __name__ == "__main__":
