@@ -1,6 +1,7 @@
 """Tables 6, 7 and 8 on data that needs no download: trains what is missing, converts, measures, writes the tables.
 
     python -m analysis.digits_tables -runs_dir logs/digits_tables -results_dir results
+    python -m analysis.digits_tables -accounts results/energy_digits/*/account.json
 
 Every network is snn5_noAP; ``digits`` is trained with each seed, ``digits_dvs`` with the first. The weights are of
 the last epoch, so nothing is chosen on the test set. A run that stands under its name is not trained again. Half
@@ -126,7 +127,8 @@ def write_account(accounts: Sequence[dict[str, Any]], folder: Path) -> str:
             of = [
                 list(a["firing_rates"].values()) for a in accounts if (a["dataset"], a["neuron"]) == (dataset, neuron)
             ]
-            rates[neuron] = [mean(layer) for layer in zip(*of, strict=True)]
+            if of:
+                rates[neuron] = [mean(layer) for layer in zip(*of, strict=True)]
         plot_firing_rates(rates, folder / f"firing_rates_{dataset}.png", dataset)
     return text
 
@@ -138,7 +140,12 @@ def main(argv: list[str] | None = None) -> None:
     add("-results_dir", type=Path, default=Path("results"), help="where table8_digits/ and energy_digits/ go")
     add("-seeds", type=number(int, least=0), nargs="+", default=[2022, 2023, 2024], help="seeds of the digits runs")
     add("-tables", type=one_of("table", TABLES), nargs="+", default=list(TABLES), help=f"of {', '.join(TABLES)}")
+    add("-accounts", type=Path, nargs="+", help="account.json files of inference.py -profile: one table of them, and "
+        "nothing is trained")  # fmt: skip
     args = parser.parse_args(argv)
+    if args.accounts:
+        tabulate_accounts(args.accounts, args.results_dir / "energy_digits")
+        return
     make = {"table8": make_table8, "energy": make_energy}
     for table in args.tables:
         make[table](args.runs_dir, args.results_dir / f"{table}_digits", args.seeds)
@@ -163,10 +170,28 @@ def make_energy(runs_dir: Path, out_dir: Path, seeds: Sequence[int]) -> None:
     runs += [experiment.train("digits_dvs", neuron, seeds[0]) for neuron in NEURONS]
     for run in runs:
         experiment.infer(run, "-profile")
+    tabulate_accounts([run / "inference" / "account.json" for run in runs], out_dir)
     with written_aside(out_dir) as folder:
-        accounts = [json.loads((run / "inference" / "account.json").read_text()) for run in runs]
-        print(write_account(accounts, folder))
         experiment.keep(folder, runs)
+
+
+def tabulate_accounts(paths: Sequence[Path], out_dir: Path) -> None:
+    """One table of several accounts.
+
+    Raises:
+        UsageError: naming a file that is no account of a LIF or CLIF network.
+    """
+    accounts = []
+    for path in paths:
+        try:
+            accounts.append(json.loads(path.read_text()))
+            account_rows(accounts[-1:])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{path} is no account.json of a spiking network; make it with inference.py -profile"
+            ) from None
+    with written_aside(out_dir) as folder:
+        print(write_account(accounts, folder))
 
 
 if __name__ == "__main__":
