@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import functional
@@ -24,14 +26,19 @@ from utils.cli import UsageError, training_parser
 from utils.device import amp_dtype, choose_device
 from utils.engine import (
     MemoryFullError,
+    Meter,
     NonFiniteLossError,
     evaluate,
     naming_memory,
+    stop_if_not_finite,
+    stop_if_weights_are_not_finite,
     takes_one_sample,
     train_one_epoch,
 )
+from utils.interrupt import Stopped, Watch, resume_command, watched
 from utils.loss import bptt_loss
-from utils.run_dir import RunDir, create_run_dir, environment, peak_memory_gb
+from utils.resume import NO_SUMS, Position, newest_checkpoint, restore
+from utils.run_dir import RunDir, create_run_dir, environment, peak_memory_gb, run_name
 from utils.seeding import seed_all
 
 
@@ -44,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         batch_norms=BATCH_NORMS,
         backends=BACKENDS,
     )
+    argv = sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
@@ -52,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.v_reset is not None and args.neuron not in HARD_RESET:
         parser.error(f"-v_reset: {args.neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
 
+    name = args.name or run_name(args)
     device = choose_device(args.device)
     precision = amp_dtype(device, args.amp)
 
@@ -105,6 +114,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
+    if args.resume == Path("auto"):
+        args.resume = newest_checkpoint(args.out_dir, name, vars(args))
     resumed = load_weights(net, args.resume) if args.resume is not None else None
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     functional.set_step_mode(net, args.step_mode)
@@ -138,15 +149,17 @@ def main(argv: list[str] | None = None) -> None:
     )
 
     # -- the run's folder: nothing is written before this line
-    first_epoch, best_acc, best_test_acc = 0, float("-inf"), float("-inf")
+    batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
     if resumed is None:
-        run = create_run_dir(args.out_dir, args.name or name_of(args))
+        at = Position()
+        run = create_run_dir(args.out_dir, name)
     else:
-        first_epoch, best_acc, best_test_acc = restore(resumed, args.resume, optimizer, lr_scheduler, scaler)
-        if first_epoch >= args.epochs:
-            print(f"nothing left to train: {args.resume} has seen {first_epoch} epochs, -epochs is {args.epochs}")
+        at = restore(resumed, args.resume, optimizer, lr_scheduler, scaler, batches)
+        if at.epoch >= args.epochs:
+            print(f"nothing left to train: {args.resume} has seen {at.epoch} epochs, -epochs is {args.epochs}")
             return
-        run = RunDir(args.resume.parent, first_epoch)
+        run = RunDir(args.resume.parent, at.epoch)
+    best_acc, best_test_acc = at.best_acc, at.best_test_acc
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
     run.write_config({**vars(args), "samples": samples, "split": task.convention, "made_with": environment(device)})
     if args.save_init and resumed is None:
@@ -160,13 +173,46 @@ def main(argv: list[str] | None = None) -> None:
         f"run folder: {run.path}"
     )
 
+    watch = Watch(args.save_every)
+
+    def state(epochs: int, step: int, sums: dict[str, float]) -> dict[str, Any]:
+        """What a checkpoint holds after so many whole epochs and ``step`` batches of the next."""
+        return {
+            "net": net.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "lr_scheduler": lr_scheduler.state_dict(),
+            "scaler": scaler.state_dict(),
+            "epoch": epochs - 1,
+            "step": step,
+            "sums": sums,
+            "batches": batches,
+            "max_test_acc": best_test_acc,
+            "best_acc": best_acc,
+        }
+
+    def look_up(step: int) -> None:
+        """Between two batches of ``epoch``: save if it is time, leave if a signal asked for it."""
+        signum = watch.signum
+        if signum or watch.is_due():
+            stop_if_not_finite(meter, f"epoch {epoch}")
+            stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
+            save_checkpoint(state(epoch, step, meter.sums()), run.latest, run.previous)
+            watch.saved()
+        if signum:
+            print(f"stopped after {step} of {len(train_batches)} batches of epoch {epoch}; go on with\n"
+                  f"{resume_command(argv, run.latest)}")  # fmt: skip
+            raise Stopped(signum)
+
     # -- epochs
-    for epoch in range(first_epoch, args.epochs):
+    watch.start()
+    for epoch in range(at.epoch, args.epochs):
         started = time.perf_counter()
+        resuming = epoch == at.epoch
+        start, meter = (at.step, Meter(device, at.sums)) if resuming else (0, Meter(device))
         with naming_memory(args.b, args.T):
             trained = train_one_epoch(
                 net,
-                train_batches.epoch(epoch),
+                train_batches.epoch(epoch, start),
                 optimizer,
                 criterion,
                 epoch=epoch,
@@ -175,10 +221,20 @@ def main(argv: list[str] | None = None) -> None:
                 device=device,
                 scaler=scaler,
                 amp_dtype=precision,
+                start=start,
+                meter=meter,
+                after_step=look_up,
             )
             seen = {
-                part: evaluate(net, batches.epoch(0), criterion, device=device, steps=len(batches), title=part)
-                for part, batches in held_out.items()
+                part: evaluate(
+                    net,
+                    watched(data.epoch(0), partial(look_up, len(train_batches))),
+                    criterion,
+                    device=device,
+                    steps=len(data),
+                    title=part,
+                )
+                for part, data in held_out.items()
             }
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         for part, result in {"train": trained, **seen}.items():
@@ -196,20 +252,13 @@ def main(argv: list[str] | None = None) -> None:
             "images_per_second": trained["images_per_second"],
             "peak_memory_gb": peak_memory_gb(device),
         }
-        state = {
-            "net": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "lr_scheduler": lr_scheduler.state_dict(),
-            "scaler": scaler.state_dict(),
-            "epoch": epoch,
-            "max_test_acc": best_test_acc,
-            "best_acc": best_acc,
-        }
         # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
         run.log(row)
+        after_epoch = state(epoch + 1, 0, NO_SUMS)
         if is_best:
-            save_checkpoint(state, run.best)
-        save_checkpoint(state, run.latest)
+            save_checkpoint(after_epoch, run.best)
+        save_checkpoint(after_epoch, run.latest, run.previous)
+        watch.saved()
         print(
             f"epoch {epoch} of {args.epochs}  lr {row['lr']:.4f}  "
             f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
@@ -217,6 +266,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GB"
         )
 
+    watch.stop()
     run.close()
     chosen = "validation" if task.val is not None else "test"
     print(
@@ -235,44 +285,14 @@ def backend_in_use(net: SpikingNetwork, device: torch.device) -> str:
     return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"
 
 
-def name_of(args) -> str:
-    """A run's name, built from the settings that tell runs apart."""
-    parts = [args.dataset, args.model, args.neuron, f"T{args.T}", f"tau{args.tau:g}", f"b{args.b}", f"lr{args.lr:g}"]
-    parts += [f"vreset{args.v_reset:g}"] if args.v_reset is not None else []
-    parts += [f"drop{args.drop_rate:g}"] if args.drop_rate else []
-    parts += ["cutupmix_auto"] if args.cutupmix_auto else []
-    parts += ["bn_merged"] if args.bn == "merged" else []
-    return "_".join([*parts, f"seed{args.seed}"])
-
-
-def restore(state, path, optimizer, lr_scheduler, scaler) -> tuple[int, float, float]:
-    """Put a checkpoint's optimiser, schedule and scaler back.
-
-    Returns:
-        The next epoch, the best accuracy so far on the set that chooses, and the test accuracy of that epoch.
-    """
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-        if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
-            raise ValueError("another -opt")
-        if not {"T_max", "step_size"} & lr_scheduler.state_dict().keys() <= state["lr_scheduler"].keys():
-            raise ValueError("another -lr_scheduler")
-        lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if state.get("scaler"):  # the published code keeps none
-            scaler.load_state_dict(state["scaler"])
-        return (
-            int(state["epoch"]) + 1,
-            float(state.get("best_acc", state["max_test_acc"])),
-            float(state["max_test_acc"]),
-        )
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-        raise CheckpointError(f"{path} cannot be resumed: it is no training checkpoint of this set-up; "
-                              "-pre_train starts from its weights") from None  # fmt: skip
-
-
 if __name__ == "__main__":
     try:
         main()
+    except Stopped as stopped:
+        sys.exit(stopped.code)
+    except KeyboardInterrupt:
+        print("train_BPTT.py: stopped before the first batch; nothing was trained", file=sys.stderr)
+        sys.exit(130)
     except (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError) as error:
         print(f"train_BPTT.py: error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -36,7 +37,15 @@ ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
 TIMEOUT = 300  # seconds
 TIMING = ("seconds", "images_per_second", "peak_memory_gb")
 FIELDS = ("epoch", "lr", "train_loss", "train_acc", "test_loss", "test_acc", "best_test_acc", *TIMING)
-SAVED = {"config.json", "metrics.jsonl", "checkpoint_latest.pth", "checkpoint_max.pth", "tensorboard", "curves.png"}
+SAVED = {
+    "config.json",
+    "metrics.jsonl",
+    "checkpoint_latest.pth",
+    "checkpoint_max.pth",
+    "tensorboard",
+    "curves.png",
+    ".lock",
+}
 
 
 def run_training(
@@ -45,13 +54,14 @@ def run_training(
     fresh: bool = False,
     limits: dict[int, int] | None = None,
     kill_when: Callable[[], bool] | None = None,
+    kill_with: int = signal.SIGKILL,
 ) -> CompletedProcess:
     """Run ``train_BPTT.py`` with ``args`` in ``cwd``.
 
     Args:
         fresh: in a new interpreter rather than a fork of one that has the libraries loaded.
         limits: resource limits of the process (``resource.RLIMIT_…`` → soft limit); forks only.
-        kill_when: SIGKILL the run as soon as this says so; forks only.
+        kill_when: send the run the signal ``kill_with`` as soon as this says so; forks only.
     """
     argv = [str(SCRIPT), *map(str, args)]
     if fresh:
@@ -77,8 +87,9 @@ def run_training(
             deadline = time.monotonic() + TIMEOUT
             while not kill_when():
                 assert time.monotonic() < deadline, "what the run was to be killed at never came"
-                time.sleep(0.005)
-            os.kill(pid, signal.SIGKILL)
+                time.sleep(0.001)
+            with suppress(ProcessLookupError):  # it was faster
+                os.kill(pid, kill_with)
         returncode = int(server.stdout.readline())
         return CompletedProcess(argv, returncode, out.read_text(), err.read_text())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -34,8 +35,11 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be used: one line that names it and says why."""
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write ``state`` to ``path`` so that the file is the old one or the new one, never a part of it.
+
+    Args:
+        previous: keep the old one under this name.
 
     Raises:
         CheckpointError: if the disk does not take it.
@@ -46,11 +50,24 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            keep_as(path, previous)
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # on a full disk, torch's writer knows only the latter
         aside.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "the disk is full, or refuses so large a file"
         raise CheckpointError(f"{path} cannot be written: {reason}; what was saved before is kept") from None
+
+
+def keep_as(path: Path, other: Path) -> None:
+    """Give a file a second name, so that at every moment both names are of a whole file."""
+    aside = other.with_name(other.name + ".tmp")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(path, aside)
+    except OSError:  # a file system without hard links
+        shutil.copy2(path, aside)
+    os.replace(aside, other)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

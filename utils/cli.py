@@ -157,7 +157,10 @@ def training_parser(
     add = parser.add_argument_group("run").add_argument
     add("-out_dir", type=Path, default=Path("./logs"), help="where the run's folder goes")
     add("-name", type=folder_name, default=None, help="name of the run's folder; None builds it from the settings")
-    add("-resume", type=Path, default=None, help="go on from this checkpoint, in its folder")
+    add("-resume", type=Path, default=None, help="go on from this checkpoint, in its folder; auto finds the newest "
+        "whole one of this run under -out_dir, and starts afresh if there is none")  # fmt: skip
+    add("-save_every", type=number(float, above=0), default=None, help="minutes between two checkpoints within an "
+        "epoch; None saves at its end, and when SIGTERM or Ctrl-C asks to stop")  # fmt: skip
     add("-pre_train", type=Path, default=None, help="start from these weights")
     add("-save_init", action="store_true", help="keep the weights before training as checkpoint_init.pth")
     return parser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -27,13 +27,19 @@ class MemoryFullError(Exception):
 
 
 class Meter:
-    """Loss and hits, summed on the device: reading them waits for it, so it is done now and then only."""
+    """Loss and hits, summed on the device: reading them waits for it, so it is done now and then only.
 
-    def __init__(self, device: torch.device):
-        self.loss = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else torch.float32)
-        self.hits = torch.zeros((), device=device, dtype=torch.int64)
+    Args:
+        sums: what :meth:`sums` gave in the middle of an epoch that is gone on with.
+    """
+
+    def __init__(self, device: torch.device, sums: Mapping[str, float] | None = None):
+        loss, hits, samples = (sums[name] for name in ("loss", "hits", "samples")) if sums else (0.0, 0, 0)
+        wide = torch.float64 if device.type != "mps" else torch.float32
+        self.loss = torch.full((), loss, device=device, dtype=wide)
+        self.hits = torch.full((), int(hits), device=device, dtype=torch.int64)
         self.first_bad = torch.full((), -1, device=device, dtype=torch.int64)
-        self.samples = 0
+        self.samples = int(samples)
 
     def add(self, loss: Tensor, logits: Tensor, target: Tensor, step: int) -> None:
         """Count a batch: its mean loss, logits [T, N, K], target [N] or [N, K]."""
@@ -44,6 +50,10 @@ class Meter:
         bad = ~loss.detach().isfinite() & (self.first_bad < 0)
         self.first_bad = torch.where(bad, step, self.first_bad)
         self.samples += samples
+
+    def sums(self) -> dict[str, float]:
+        """What it holds, as plain numbers for a checkpoint; waits for the device."""
+        return {"loss": self.loss.item(), "hits": self.hits.item(), "samples": self.samples}
 
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy in percent so far; waits for the device."""
@@ -62,6 +72,9 @@ def train_one_epoch(
     device: torch.device,
     scaler: torch.amp.GradScaler,
     amp_dtype: torch.dtype | None,
+    start: int = 0,
+    meter: Meter | None = None,
+    after_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train on ``batches`` of (x_seq [T, N, C, H, W], target) and return loss, accuracy (%) and images/s.
 
@@ -71,15 +84,19 @@ def train_one_epoch(
         seed: dropout's draws are a function of (seed, epoch, step).
         scaler: scales the loss in float16; a disabled one leaves it alone.
         amp_dtype: precision of the convolutions under autocast; None for float32.
+        start: batches of this epoch that were trained on before; ``batches`` begins behind them.
+        meter: what it held then.
+        after_step: called with the number of batches trained on, after each.
 
     Raises:
         NonFiniteLossError: naming the first such step.
     """
     net.train()
-    meter = Meter(device)
+    meter = meter or Meter(device)
+    before = meter.samples
     started = shown = time.perf_counter()
-    with progress(batches, f"epoch {epoch}", steps) as bar:
-        for step, (x_seq, target) in enumerate(bar):
+    with progress(batches, f"epoch {epoch}", steps, start) as bar:
+        for step, (x_seq, target) in enumerate(bar, start):
             seed_all(seed, epoch, step)
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
                 logits = net(x_seq)
@@ -89,18 +106,20 @@ def train_one_epoch(
             scaler.step(optimizer)
             scaler.update()
             meter.add(loss, logits, target, step)
+            if after_step is not None:
+                after_step(step + 1)
             if time.perf_counter() - shown > REFRESH_SECONDS:
                 shown = time.perf_counter()
                 stop_if_not_finite(meter, f"epoch {epoch}")
                 loss_now, accuracy = meter.read()
-                rate = meter.samples / (shown - started)
+                rate = (meter.samples - before) / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
     stop_if_not_finite(meter, f"epoch {epoch}")
     loss_mean, accuracy = meter.read()
     return {
         "loss": loss_mean,
         "acc": accuracy,
-        "images_per_second": meter.samples / (time.perf_counter() - started),
+        "images_per_second": (meter.samples - before) / (time.perf_counter() - started),
     }
 
 
@@ -143,9 +162,11 @@ def takes_one_sample(net: nn.Module, T: int, in_channels: int, input_size: int) 
     return True
 
 
-def progress(batches: Batches, title: str, steps: int) -> tqdm:
+def progress(batches: Batches, title: str, steps: int, start: int = 0) -> tqdm:
     """A progress bar that clears itself and is silent where nobody watches."""
-    return tqdm(batches, desc=title, total=steps, leave=False, dynamic_ncols=True, disable=None, unit="batch")
+    return tqdm(
+        batches, desc=title, total=steps, initial=start, leave=False, dynamic_ncols=True, disable=None, unit="batch"
+    )
 
 
 def stop_if_not_finite(meter: Meter, where: str) -> None:
@@ -155,6 +176,14 @@ def stop_if_not_finite(meter: Meter, where: str) -> None:
         raise NonFiniteLossError(
             f"the loss is not finite at step {step} of {where}; the last checkpoint is kept. "
             "Try a lower -lr, or -no_amp"
+        )
+
+
+def stop_if_weights_are_not_finite(net: nn.Module, where: str) -> None:
+    """Raise :class:`NonFiniteLossError` before weights that the last steps spoilt are saved; waits for the device."""
+    if not all(weight.isfinite().all() for weight in net.parameters()):
+        raise NonFiniteLossError(
+            f"the weights are not finite at {where}; the last checkpoint is kept. Try a lower -lr, or -no_amp"
         )
 
 

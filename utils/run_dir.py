@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -13,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -21,6 +24,8 @@ from torch.utils.tensorboard import SummaryWriter
 from .cli import UsageError
 
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
+PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
+LOCK = ".lock"
 
 
 class RunDir:
@@ -34,8 +39,10 @@ class RunDir:
     def __init__(self, path: Path, first_epoch: int = 0):
         self.path = path
         self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
+        self.previous = path / PREVIOUS
         self._metrics = path / "metrics.jsonl"
         with naming_disk(path):
+            self._lock = lock(path / LOCK)
             self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch or None)
             kept = [row for row in read_metrics(self._metrics) if row["epoch"] < first_epoch]
             write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
@@ -81,6 +88,32 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
     except OSError as error:
         raise UsageError(f"cannot write to -out_dir {out_dir}: {error.strerror}") from None
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
+
+
+def run_name(args: argparse.Namespace) -> str:
+    """A run's name, built from the settings that tell runs apart."""
+    parts = [args.dataset, args.model, args.neuron, f"T{args.T}", f"tau{args.tau:g}", f"b{args.b}", f"lr{args.lr:g}"]
+    parts += [f"vreset{args.v_reset:g}"] if args.v_reset is not None else []
+    parts += [f"drop{args.drop_rate:g}"] if args.drop_rate else []
+    parts += ["cutupmix_auto"] if args.cutupmix_auto else []
+    parts += ["bn_merged"] if args.bn == "merged" else []
+    return "_".join([*parts, f"seed{args.seed}"])
+
+
+def lock(path: Path) -> BinaryIO:
+    """Hold a run's folder for as long as this process lives: two processes never write to one.
+
+    Raises:
+        UsageError: if another process holds it.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # forked loaders do not inherit it, unlike flock's
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UsageError(f"{path.parent} belongs to a run that is still going; stop it, or wait") from None
+        # a file system without locks: nothing can be said of others
+    return file
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

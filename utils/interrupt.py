@@ -1,0 +1,95 @@
+"""Leaving a run in its middle: signals that ask for it, and the clock of -save_every."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop by a signal, and has saved what it had.
+
+    Args:
+        signum: the signal; the exit code is 128 + its number, as a shell has it (143, or 130 for Ctrl-C).
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.code = 128 + signum
+
+
+class Watch:
+    """Notes SIGTERM and Ctrl-C for the loop to ask for, so that a step is never cut in two.
+
+    Args:
+        save_every: minutes between two checkpoints within an epoch; None saves at its end alone.
+        patient: a second signal waits as the first one did (torchrun sends its own after Ctrl-C's);
+            otherwise it ends the process at once, and what was saved before is kept.
+    """
+
+    def __init__(self, save_every: float | None, patient: bool = False):
+        self.save_every, self.patient = save_every, patient
+        self.signum = 0
+        self._owner = os.getpid()
+        self._saved_at = time.monotonic()
+
+    def start(self) -> None:
+        """Note signals from here on; the process ends soon after :meth:`stop`, or by an error."""
+        self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+
+    def stop(self) -> None:
+        """Leave signals to who had them."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, frame: object) -> None:
+        if os.getpid() != self._owner:  # a forked process that loads data: Ctrl-C reaches it too, and is not its
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+            return
+        self.signum = signum
+        if not self.patient:
+            signal.signal(signum, signal.SIG_DFL)
+
+    def is_due(self) -> bool:
+        """Whether -save_every asks for a checkpoint now."""
+        return self.save_every is not None and time.monotonic() - self._saved_at >= 60 * self.save_every
+
+    def saved(self) -> None:
+        """A checkpoint has been written: the clock starts again."""
+        self._saved_at = time.monotonic()
+
+
+def resume_command(argv: list[str], checkpoint: Path, world: int = 1) -> str:
+    """The command line that goes on from ``checkpoint``: this one, with its -resume.
+
+    Args:
+        argv: the script's arguments. world: processes of this run, started by torchrun where there are several.
+    """
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "-resume":
+            next(words, None)
+        elif not word.startswith("-resume="):
+            kept.append(word)
+    launcher = [f"torchrun --nproc_per_node={world}"] if world > 1 else [shlex.quote(Path(sys.executable).name)]
+    return " ".join([*launcher, shlex.join([sys.argv[0], *kept, "-resume", str(checkpoint)])])
+
+
+def watched(batches: Iterator[T], look_up: Callable[[], None]) -> Iterator[T]:
+    """``batches``, with a look up before each but the first."""
+    for number, batch in enumerate(batches):
+        if number:
+            look_up()
+        yield batch
