@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from spikingjelly.activation_based import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from data import DATASETS, DataError, build_dataset
 from data.resident import build_loader
-from models import BATCH_NORMS, MODELS, SpikingNetwork, build_model
+from models import BATCH_NORMS, MODELS, SpikingNetwork, build_model, synchronise
 from neurons import BACKENDS, HARD_RESET, NEURONS, SURROGATES, SpikingNeuron
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.cli import UsageError, training_parser
 from utils.device import amp_dtype, choose_device
+from utils.distributed import RankLostError, Ranks, naming_lost_ranks
 from utils.engine import (
     MemoryFullError,
     Meter,
@@ -42,7 +45,7 @@ from utils.run_dir import RunDir, create_run_dir, environment, peak_memory_gb, r
 from utils.seeding import seed_all
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(ranks: Ranks) -> None:
     parser = training_parser(
         datasets=DATASETS,
         models=MODELS,
@@ -51,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
         batch_norms=BATCH_NORMS,
         backends=BACKENDS,
     )
-    argv = sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
+    argv = sys.argv[1:]
+    with ranks.saying_once():
+        args = parser.parse_args(argv)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
     if args.checkpoint and args.step_mode == "s":
@@ -61,11 +65,13 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"-v_reset: {args.neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
 
     name = args.name or run_name(args)
-    device = choose_device(args.device)
+    device = choose_device(ranks.device_of(args.device))
     precision = amp_dtype(device, args.amp)
 
+    ranks.join(device)
+
     # -- data: a task says all that the rest must know of it
-    with naming_memory(args.b, args.T):
+    with ranks.first_alone(), naming_memory(args.b, args.T):
         task = build_dataset(
             args.dataset,
             args.data_dir,
@@ -79,7 +85,16 @@ def main(argv: list[str] | None = None) -> None:
         task = task.keep_fraction(args.train_fraction, args.seed)
     if args.val_split > 0:
         task = task.hold_out(args.val_split, args.seed)
-    load = partial(build_loader, batch_size=args.b, T=args.T, device=device, seed=args.seed, workers=args.j)
+    load = partial(
+        build_loader,
+        batch_size=args.b,
+        T=args.T,
+        device=device,
+        seed=args.seed,
+        workers=args.j,
+        rank=ranks.rank,
+        world=ranks.world,
+    )
     train_batches = load(task.train, shuffle=True, drop_last=task.drop_last, mix=task.mix)
     held_out = {"test": load(task.test, shuffle=False)}
     if task.val is not None:
@@ -106,8 +121,15 @@ def main(argv: list[str] | None = None) -> None:
         )
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
-    last_batch = args.b if task.drop_last else len(task.train) % args.b
-    if 1 in (args.b, last_batch) and not takes_one_sample(net, args.T, task.in_channels, task.input_size):
+    last_batch = len(task.train) % args.b if not task.drop_last else 0
+    smallest = min(args.b, last_batch or args.b)
+    if smallest < ranks.world:
+        raise UsageError(
+            f"-b {args.b} leaves a batch of {smallest} of the {len(task.train)} training samples, fewer than the "
+            f"{ranks.world} ranks; choose another -b, or fewer ranks"
+        )
+    alone = 1 if args.sync_bn else ranks.world  # ranks whose samples' statistics are their own
+    if smallest // alone == 1 and not takes_one_sample(net, args.T, task.in_channels, task.input_size):
         raise UsageError(
             f"-b {args.b} leaves a batch of one of the {len(task.train)} training samples, and {args.model} ends in "
             "maps of 1×1, where batch norm needs two values or more; choose another -b"
@@ -115,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
     if args.resume == Path("auto"):
-        args.resume = newest_checkpoint(args.out_dir, name, vars(args))
+        args.resume = ranks.of_first(newest_checkpoint(args.out_dir, name, vars(args)) if ranks.is_first else None)
     resumed = load_weights(net, args.resume) if args.resume is not None else None
     net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     functional.set_step_mode(net, args.step_mode)
@@ -124,6 +146,9 @@ def main(argv: list[str] | None = None) -> None:
         computed_by = backend_in_use(net, device)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if args.sync_bn:
+        synchronise(net, ranks.sum_over_ranks)
+    model = net if ranks.world == 1 else data_parallel(net)
 
     # -- optimiser and schedule
     fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
@@ -150,30 +175,31 @@ def main(argv: list[str] | None = None) -> None:
 
     # -- the run's folder: nothing is written before this line
     batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
-    if resumed is None:
-        at = Position()
-        run = create_run_dir(args.out_dir, name)
-    else:
+    at, run = Position(), None  # rank 0 alone has a folder
+    if resumed is not None:
         at = restore(resumed, args.resume, optimizer, lr_scheduler, scaler, batches)
         if at.epoch >= args.epochs:
             print(f"nothing left to train: {args.resume} has seen {at.epoch} epochs, -epochs is {args.epochs}")
             return
-        run = RunDir(args.resume.parent, at.epoch)
+    if ranks.is_first:
+        run = create_run_dir(args.out_dir, name) if resumed is None else RunDir(args.resume.parent, at.epoch)
     best_acc, best_test_acc = at.best_acc, at.best_test_acc
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
-    run.write_config({**vars(args), "samples": samples, "split": task.convention, "made_with": environment(device)})
-    if args.save_init and resumed is None:
-        save_checkpoint({"net": net.state_dict()}, run.initial)
+    if run is not None:
+        about = {"samples": samples, "split": task.convention, "ranks": ranks.world, "made_with": environment(device)}
+        run.write_config({**vars(args), **about})
+        if args.save_init and resumed is None:
+            save_checkpoint({"net": net.state_dict()}, run.initial)
 
     norm = "batch norm per step" if args.bn == "per_step" else "batch norm MERGED over T"
     print(
         f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, {computed_by}, "
-        f"{str(precision or torch.float32).removeprefix('torch.')}\n"
+        f"{str(precision or torch.float32).removeprefix('torch.')}{ranks}\n"
         f"{task.name}: {samples['train']} to train, {samples['test']} to test ({task.convention})\n"
-        f"run folder: {run.path}"
+        f"run folder: {run and run.path}"
     )
 
-    watch = Watch(args.save_every)
+    watch = Watch(args.save_every, patient=ranks.world > 1)
 
     def state(epochs: int, step: int, sums: dict[str, float]) -> dict[str, Any]:
         """What a checkpoint holds after so many whole epochs and ``step`` batches of the next."""
@@ -191,16 +217,21 @@ def main(argv: list[str] | None = None) -> None:
         }
 
     def look_up(step: int) -> None:
-        """Between two batches of ``epoch``: save if it is time, leave if a signal asked for it."""
-        signum = watch.signum
-        if signum or watch.is_due():
+        """Between two batches of ``epoch``: save if it is time, leave if a signal asked for it, all ranks alike."""
+        signum, due = ranks.agree([watch.signum, watch.is_due() and ranks.is_first])
+        if signum or due:
             stop_if_not_finite(meter, f"epoch {epoch}")
             stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
-            save_checkpoint(state(epoch, step, meter.sums()), run.latest, run.previous)
+            sums = meter.over_ranks(ranks.sum_over_ranks).sums()
+            if run is not None:
+                save_checkpoint(state(epoch, step, sums), run.latest, run.previous)
             watch.saved()
         if signum:
+            ranks.leave()
+            if run is None:
+                raise Stopped(signum)
             print(f"stopped after {step} of {len(train_batches)} batches of epoch {epoch}; go on with\n"
-                  f"{resume_command(argv, run.latest)}")  # fmt: skip
+                  f"{resume_command(argv, run.latest, ranks.world)}")  # fmt: skip
             raise Stopped(signum)
 
     # -- epochs
@@ -208,10 +239,11 @@ def main(argv: list[str] | None = None) -> None:
     for epoch in range(at.epoch, args.epochs):
         started = time.perf_counter()
         resuming = epoch == at.epoch
-        start, meter = (at.step, Meter(device, at.sums)) if resuming else (0, Meter(device))
+        start = at.step if resuming else 0
+        meter = Meter(device, at.sums if resuming and ranks.is_first else None)
         with naming_memory(args.b, args.T):
             trained = train_one_epoch(
-                net,
+                model,
                 train_batches.epoch(epoch, start),
                 optimizer,
                 criterion,
@@ -224,22 +256,28 @@ def main(argv: list[str] | None = None) -> None:
                 start=start,
                 meter=meter,
                 after_step=look_up,
+                weight=train_batches.order.weight if ranks.world > 1 else None,
+                sum_over_ranks=ranks.sum_over_ranks,
+                rank=ranks.rank,
             )
             seen = {
                 part: evaluate(
                     net,
-                    watched(data.epoch(0), partial(look_up, len(train_batches))),
+                    watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
                     criterion,
                     device=device,
                     steps=len(data),
                     title=part,
+                    sum_over_ranks=ranks.sum_over_ranks,
                 )
                 for part, data in held_out.items()
             }
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         for part, result in {"train": trained, **seen}.items():
             row |= {f"{part}_loss": result["loss"], f"{part}_acc": result["acc"]}
-        lr_scheduler.step()
+        with warnings.catch_warnings():  # the step of the optimiser that it misses came before a resume, or overflowed
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            lr_scheduler.step()
 
         # the paper chooses the best epoch on the test set; -val_split chooses it without looking there
         chosen_by = seen.get("val", seen["test"])["acc"]
@@ -253,11 +291,12 @@ def main(argv: list[str] | None = None) -> None:
             "peak_memory_gb": peak_memory_gb(device),
         }
         # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
-        run.log(row)
-        after_epoch = state(epoch + 1, 0, NO_SUMS)
-        if is_best:
-            save_checkpoint(after_epoch, run.best)
-        save_checkpoint(after_epoch, run.latest, run.previous)
+        if run is not None:
+            run.log(row)
+            after_epoch = state(epoch + 1, 0, NO_SUMS)
+            if is_best:
+                save_checkpoint(after_epoch, run.best)
+            save_checkpoint(after_epoch, run.latest, run.previous)
         watch.saved()
         print(
             f"epoch {epoch} of {args.epochs}  lr {row['lr']:.4f}  "
@@ -267,12 +306,20 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     watch.stop()
+    ranks.leave()
+    if run is None:
+        return
     run.close()
     chosen = "validation" if task.val is not None else "test"
     print(
         f"done: test accuracy best {best_test_acc:.2f}% (chosen on the {chosen} set), last {row['test_acc']:.2f}%; "
         f"{run.path}"
     )
+
+
+def data_parallel(net: SpikingNetwork) -> DistributedDataParallel:
+    """``net`` with its gradients averaged over all ranks; batch norm's buffers are alike, or each rank's own."""
+    return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def backend_in_use(net: SpikingNetwork, device: torch.device) -> str:
@@ -286,13 +333,18 @@ def backend_in_use(net: SpikingNetwork, device: torch.device) -> str:
 
 
 if __name__ == "__main__":
+    ranks = Ranks()
     try:
-        main()
+        ranks = Ranks.from_environment()
+        with naming_lost_ranks():
+            main(ranks)
     except Stopped as stopped:
         sys.exit(stopped.code)
     except KeyboardInterrupt:
-        print("train_BPTT.py: stopped before the first batch; nothing was trained", file=sys.stderr)
+        if ranks.is_first:
+            print("train_BPTT.py: stopped before the first batch; nothing was trained", file=sys.stderr)
         sys.exit(130)
-    except (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError) as error:
-        print(f"train_BPTT.py: error: {error}", file=sys.stderr)
+    except (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError) as error:
+        if ranks.speaks():
+            print(f"train_BPTT.py: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

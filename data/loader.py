@@ -24,6 +24,8 @@ class BatchOrder(Sampler):
         shuffle: a new order each epoch.
         drop_last: leave out the last partial batch.
         rank, world: this process, and how many there are.
+        pairs: each sample is mixed with the one before it in the global batch (mixup, cutmix), so that a rank's
+            slice begins with the sample before its own.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class BatchOrder(Sampler):
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        pairs: bool = False,
     ):
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
         self.rank, self.world = rank, world
+        self.extra = int(pairs and world > 1)  # samples of another rank at the start of a slice
         self.epoch, self.start = EVALUATION, 0
 
     def order(self) -> Tensor:
@@ -50,9 +54,20 @@ class BatchOrder(Sampler):
         return torch.randperm(self.size, generator=generator)
 
     def batches(self) -> Iterator[Tensor]:
-        """This rank's positions, batch by batch, from batch ``start`` on."""
+        """This rank's positions, batch by batch, from batch ``start`` on; none of a batch in which it has no part."""
         for batch in self.order().split(self.batch_size)[self.start : len(self)]:
-            yield batch.tensor_split(self.world)[self.rank]
+            own = batch.tensor_split(self.world)[self.rank]
+            if self.extra:  # roll makes the last sample the one before the first
+                first = sum(map(len, batch.tensor_split(self.world)[: self.rank]))
+                own = torch.cat([batch[[first - 1]], own])
+            if len(own):
+                yield own
+
+    def weight(self, step: int) -> float:
+        """W·n/N: this rank's n of the N samples of batch ``step``, so that the mean over W ranks is that over N."""
+        samples = min(self.batch_size, self.size - step * self.batch_size)
+        own = samples // self.world + (self.rank < samples % self.world)
+        return self.world * own / samples
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for batch in self.batches():
@@ -107,7 +122,7 @@ class Loader:
         for step, (x, target) in enumerate(self._read(), start):
             if self.mix is not None:
                 with keyed_rng(self.order.seed, epoch, step, 1):
-                    x, target = self.mix(x, target)
+                    x, target = (mixed[self.order.extra :] for mixed in self.mix(x, target))
             x = x.to(self.device, non_blocking=True)
             yield to_sequence(x, self.T), target.to(self.device, non_blocking=True)
 

@@ -64,7 +64,7 @@ class ResidentLoader:
             x, target = self._transform(self._images[index], draws[index]), self._labels[index]
             if self.mix is not None:
                 with keyed_rng(self.order.seed, epoch, step, 1):
-                    x, target = self.mix(x, target)
+                    x, target = (mixed[self.order.extra :] for mixed in self.mix(x, target))
             yield to_sequence(x, self.T), target
 
 
@@ -97,7 +97,16 @@ def build_loader(
     Raises:
         ValueError: if ``resident`` is True and the split cannot stay on the device.
     """
-    order = BatchOrder(len(split), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, rank=rank, world=world)
+    order = BatchOrder(
+        len(split),
+        batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        rank=rank,
+        world=world,
+        pairs=mix is not None,
+    )
     if resident is None:
         resident = split.images is not None and split.batch_transform is not None
     if resident:

@@ -10,11 +10,11 @@ from torch import Tensor
 from neurons import build_neuron
 
 from .chain import snn5, snn5_noAP, vggsnn
-from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork
+from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork, synchronise
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
-__all__ = ["BATCH_NORMS", "MODELS", "SpikingNetwork", "build_model"]
+__all__ = ["BATCH_NORMS", "MODELS", "SpikingNetwork", "build_model", "synchronise"]
 
 MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "spiking_resnet18": spiking_resnet18,

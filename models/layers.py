@@ -41,7 +41,11 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
     Args:
         num_features: C.
         merged: merge T into the batch before taking statistics. This is a different network.
+
+    ``sum_over_ranks`` is set by :func:`synchronise` where several processes share a batch.
     """
+
+    sum_over_ranks: kernels.SumOverRanks | None = None
 
     def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
         super().__init__(num_features)
@@ -57,6 +61,8 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         return self.training and self.step_mode == "m" and not self.merged
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.sum_over_ranks is not None:
+            return self._over_ranks(x, self.sum_over_ranks)
         if not self.sees_steps:
             if self.step_mode == "s":
                 return super().forward(x)
@@ -70,6 +76,20 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         # cat, not stack: it keeps channels_last
         return torch.cat([self._normalise(x_t, self.momentum) for x_t in x]).unflatten(0, x.shape[:2])
 
+    def _over_ranks(self, x: Tensor, sum_over_ranks: kernels.SumOverRanks) -> Tensor:
+        steps = x
+        if self.step_mode == "s":
+            steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
+        elif self.merged:
+            steps = x.flatten(0, 1)[None]  # [T, N, C, H, W] → [1, T·N, C, H, W]
+        elif is_static(x):
+            steps = x[:1]
+        y, mean, var, n = kernels.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
+        once = self.step_mode == "s" or self.merged
+        T = 1 if once else x.shape[0]
+        self.track(mean.expand(T, -1), var.expand(T, -1), n)
+        return y.view_as(x) if once else y.expand(x.shape)
+
     def _normalise(self, x_t: Tensor, momentum: float) -> Tensor:
         mean, var = self.running_mean, self.running_var
         if recomputing():  # they have been updated once; the graph must look the same
@@ -77,7 +97,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         return F.batch_norm(x_t, mean, var, self.weight, self.bias, True, momentum, self.eps)
 
     @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, n: int) -> None:
+    def track(self, mean: Tensor, var: Tensor, n: int | Tensor) -> None:
         """Update the running statistics by T steps at once.
 
         T updates r ← (1 − k)·r + k·r_t in time order are r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t.
@@ -88,7 +108,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
         Raises:
             ValueError: if there is a single value behind each: no variance can be taken of it.
         """
-        if n == 1:
+        if isinstance(n, int) and n == 1:  # over several processes it stays on the device, and was checked before
             raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
         if recomputing():
             return
@@ -114,12 +134,30 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     ):
         backend = neuron.backend_for(x)
         if backend in FUSED_BACKENDS:
-            spikes, mean, var = kernels.norm_and_fire(
-                x, norm.weight, norm.bias, norm.eps, neuron.learned_gamma(), neuron.dynamics(), backend
+            spikes, mean, var, n = kernels.norm_and_fire(
+                x,
+                norm.weight,
+                norm.bias,
+                norm.eps,
+                neuron.learned_gamma(),
+                neuron.dynamics(),
+                backend,
+                norm.sum_over_ranks,
             )
-            norm.track(mean, var, x[0].numel() // norm.num_features)
+            norm.track(mean, var, n)
             return spikes
     return neuron(norm(x))
+
+
+def synchronise(net: nn.Module, sum_over_ranks: kernels.SumOverRanks | None) -> None:
+    """Take the statistics of every batch norm over the whole batch, of which each process has a share.
+
+    Args:
+        sum_over_ranks: adds a tensor up over all processes, in place; None for one process.
+    """
+    for module in net.modules():
+        if isinstance(module, BatchNorm2d):
+            module.sum_over_ranks = sum_over_ranks
 
 
 def is_static(x_seq: Tensor) -> bool:

@@ -55,15 +55,16 @@ def run_training(
     limits: dict[int, int] | None = None,
     kill_when: Callable[[], bool] | None = None,
     kill_with: int = signal.SIGKILL,
+    script: Path = SCRIPT,
 ) -> CompletedProcess:
-    """Run ``train_BPTT.py`` with ``args`` in ``cwd``.
+    """Run ``train_BPTT.py``, or another ``script``, with ``args`` in ``cwd``.
 
     Args:
         fresh: in a new interpreter rather than a fork of one that has the libraries loaded.
         limits: resource limits of the process (``resource.RLIMIT_…`` → soft limit); forks only.
         kill_when: send the run the signal ``kill_with`` as soon as this says so; forks only.
     """
-    argv = [str(SCRIPT), *map(str, args)]
+    argv = [str(script), *map(str, args)]
     if fresh:
         return subprocess.run(
             [sys.executable, *argv], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT

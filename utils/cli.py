@@ -105,7 +105,7 @@ def training_parser(
     add = parser.add_argument_group("data").add_argument
     add("-dataset", type=one_of("data set", datasets), default="cifar10", help=f"one of {', '.join(datasets)}")
     add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
-    add("-b", type=positive, default=128, help="batch size")
+    add("-b", type=positive, default=128, help="batch size, over all ranks")
     add("-j", type=number(int, least=0), default=None, help="processes that load data, 0 for this one; None takes "
         "0 for sets that live on the device and small ones, else up to 8")  # fmt: skip
     add("-cutupmix_auto", action="store_true", help="the augmentation of the paper's rows marked *")
@@ -155,6 +155,8 @@ def training_parser(
     add("-checkpoint", action="store_true", help="compute activations again in the backward pass to save memory")
 
     add = parser.add_argument_group("run").add_argument
+    add("-no_sync_bn", dest="sync_bn", action="store_false", default=True, help="with several ranks: batch norm over "
+        "each rank's share of a batch rather than over all of it")  # fmt: skip
     add("-out_dir", type=Path, default=Path("./logs"), help="where the run's folder goes")
     add("-name", type=folder_name, default=None, help="name of the run's folder; None builds it from the settings")
     add("-resume", type=Path, default=None, help="go on from this checkpoint, in its folder; auto finds the newest "

@@ -55,6 +55,15 @@ class Meter:
         """What it holds, as plain numbers for a checkpoint; waits for the device."""
         return {"loss": self.loss.item(), "hits": self.hits.item(), "samples": self.samples}
 
+    def over_ranks(self, sum_over_ranks: Callable[[Tensor], None] | None) -> Meter:
+        """A meter of all ranks' sums."""
+        if sum_over_ranks is None:
+            return self
+        sums = torch.stack([self.loss, self.hits.double(), self.loss.new_tensor(self.samples)])
+        sum_over_ranks(sums)
+        loss, hits, samples = sums.tolist()
+        return Meter(self.loss.device, {"loss": loss, "hits": int(hits), "samples": int(samples)})
+
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy in percent so far; waits for the device."""
         return self.loss.item() / self.samples, 100 * self.hits.item() / self.samples
@@ -75,6 +84,9 @@ def train_one_epoch(
     start: int = 0,
     meter: Meter | None = None,
     after_step: Callable[[int], None] | None = None,
+    weight: Callable[[int], float] | None = None,
+    sum_over_ranks: Callable[[Tensor], None] | None = None,
+    rank: int = 0,
 ) -> dict[str, float]:
     """Train on ``batches`` of (x_seq [T, N, C, H, W], target) and return loss, accuracy (%) and images/s.
 
@@ -87,6 +99,9 @@ def train_one_epoch(
         start: batches of this epoch that were trained on before; ``batches`` begins behind them.
         meter: what it held then.
         after_step: called with the number of batches trained on, after each.
+        weight: step → factor of the loss, where several ranks have uneven shares of a batch.
+        sum_over_ranks: adds a tensor up over all ranks, in place; None for one.
+        rank: a part of the key of dropout's draws; rank 0's are those of a single process.
 
     Raises:
         NonFiniteLossError: naming the first such step.
@@ -97,12 +112,12 @@ def train_one_epoch(
     started = shown = time.perf_counter()
     with progress(batches, f"epoch {epoch}", steps, start) as bar:
         for step, (x_seq, target) in enumerate(bar, start):
-            seed_all(seed, epoch, step)
+            seed_all(seed, epoch, step, *[rank] * (rank > 0))
             with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
                 logits = net(x_seq)
             loss = criterion(logits, target)
             optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
+            scaler.scale(loss if weight is None else loss * weight(step)).backward()
             scaler.step(optimizer)
             scaler.update()
             meter.add(loss, logits, target, step)
@@ -115,12 +130,11 @@ def train_one_epoch(
                 rate = (meter.samples - before) / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
     stop_if_not_finite(meter, f"epoch {epoch}")
-    loss_mean, accuracy = meter.read()
-    return {
-        "loss": loss_mean,
-        "acc": accuracy,
-        "images_per_second": (meter.samples - before) / (time.perf_counter() - started),
-    }
+    world_meter = meter.over_ranks(sum_over_ranks)
+    share = (meter.samples - before) / meter.samples if before else 1.0  # a resumed epoch's first part took other time
+    rate = share * world_meter.samples / (time.perf_counter() - started)
+    loss_mean, accuracy = world_meter.read()
+    return {"loss": loss_mean, "acc": accuracy, "images_per_second": rate}
 
 
 @torch.no_grad()
@@ -132,6 +146,7 @@ def evaluate(
     device: torch.device,
     steps: int,
     title: str = "test",
+    sum_over_ranks: Callable[[Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Loss and accuracy (%) over ``batches``, in the precision of the weights (float32).
 
@@ -145,7 +160,7 @@ def evaluate(
             logits = net(x_seq)
             meter.add(criterion(logits, target), logits, target, step)
     stop_if_not_finite(meter, f"the {title} set")
-    loss, accuracy = meter.read()
+    loss, accuracy = meter.over_ranks(sum_over_ranks).read()
     return {"loss": loss, "acc": accuracy}
 
 

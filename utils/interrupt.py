@@ -87,9 +87,9 @@ def resume_command(argv: list[str], checkpoint: Path, world: int = 1) -> str:
     return " ".join([*launcher, shlex.join([sys.argv[0], *kept, "-resume", str(checkpoint)])])
 
 
-def watched(batches: Iterator[T], look_up: Callable[[], None]) -> Iterator[T]:
-    """``batches``, with a look up before each but the first."""
-    for number, batch in enumerate(batches):
-        if number:
-            look_up()
+def watched(batches: Iterator[T], look_up: Callable[[], None], count: int) -> Iterator[T]:
+    """``batches``, ``count`` of them or one less, with a look up between two; the same number of times for both."""
+    for number, batch in enumerate(batches, 1):
         yield batch
+        if number < count:
+            look_up()

@@ -2,7 +2,15 @@
 
 from .backends import BACKENDS, choose_backend
 from .interface import Dynamics
-from .norm import norm_and_fire
+from .norm import SumOverRanks, norm_and_fire, norm_over_ranks
 from .sequence import fire_sequence
 
-__all__ = ["BACKENDS", "Dynamics", "choose_backend", "fire_sequence", "norm_and_fire"]
+__all__ = [
+    "BACKENDS",
+    "Dynamics",
+    "SumOverRanks",
+    "choose_backend",
+    "fire_sequence",
+    "norm_and_fire",
+    "norm_over_ranks",
+]

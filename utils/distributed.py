@@ -1,0 +1,210 @@
+"""Several processes that train as one, started by ``torchrun``: a rank each, with NCCL on CUDA and gloo on the CPU.
+
+Where there is one process, nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .cli import UsageError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+MEETING = timedelta(seconds=60)  # until all ranks are there; torchrun starts them together
+SILENCE = timedelta(minutes=10)  # of a rank that hangs; one that dies is noticed at once
+PREPARING = timedelta(hours=24)  # while rank 0 downloads or builds a cache
+
+
+class RankLostError(Exception):
+    """Another rank has died or fallen silent: one line."""
+
+
+@dataclass
+class Ranks:
+    """This process among those of the run.
+
+    Args:
+        rank, world: its number, and how many there are. local: its number on its machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    _store: dist.Store | None = None
+    _turns: int = 0
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
+        """What torchrun says in the environment; one process without it.
+
+        Raises:
+            UsageError: if only some of it is there, or it makes no sense.
+        """
+        if "RANK" not in environment and "WORLD_SIZE" not in environment:
+            return cls()
+        missing = [name for name in VARIABLES if not environment.get(name)]
+        if missing:
+            raise UsageError(f"the environment has some of torchrun's variables and lacks {', '.join(missing)}: start "
+                             "with torchrun, or unset RANK and WORLD_SIZE")  # fmt: skip
+        numbers = {}
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+            text = environment[name]
+            if not (text.isascii() and text.isdigit() and len(text) < 10):
+                raise UsageError(f"{name}={text[:20]!r} in the environment is not a whole number; start with torchrun")
+            numbers[name] = int(text)
+        if numbers["RANK"] >= numbers["WORLD_SIZE"]:
+            raise UsageError(f"RANK={numbers['RANK']} in the environment is not below WORLD_SIZE="
+                             f"{numbers['WORLD_SIZE']}; start with torchrun")  # fmt: skip
+        if not 0 < numbers["MASTER_PORT"] < 2**16:
+            raise UsageError(f"MASTER_PORT={numbers['MASTER_PORT']} in the environment is no port; start with torchrun")
+        return cls(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"])
+
+    def __str__(self) -> str:
+        return f", {self.world} ranks" if self.world > 1 else ""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes and prints."""
+        return self.rank == 0
+
+    @contextmanager
+    def saying_once(self) -> Iterator[None]:
+        """What every rank would say alike, rank 0 says."""
+        if self.is_first:
+            yield
+            return
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            yield
+
+    def device_of(self, name: str | None) -> str | None:
+        """The device for -device ``name``: each rank of a machine has its own GPU.
+
+        Raises:
+            UsageError: if there are fewer GPUs than ranks here, or all would share one.
+        """
+        if self.world == 1 or name == "cpu":
+            return name
+        if name not in (None, "cuda"):
+            raise UsageError(
+                f"-device {name} with {self.world} ranks: take cpu, or cuda, of which each rank has its own"
+            )
+        gpus = torch.cuda.device_count()
+        if name is None and not gpus:
+            return "cpu"
+        if self.local >= gpus:
+            raise UsageError(f"torchrun started {self.local + 1} ranks or more here, and this machine has {gpus} "
+                             "GPU(s); lower --nproc_per_node, or take -device cpu")  # fmt: skip
+        return f"cuda:{self.local}"
+
+    def join(self, device: torch.device) -> None:
+        """Meet the other ranks.
+
+        Raises:
+            RankLostError: if they are not there within a minute.
+        """
+        if self.world == 1:
+            return
+        if not self.is_first:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+        backend = "gloo"
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl"
+        try:
+            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world, timeout=MEETING))
+            store.set_timeout(MEETING)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=SILENCE)
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            raise RankLostError(
+                f"the {self.world} ranks did not meet within {MEETING.seconds} s: {reason(error)}"
+            ) from None
+        self._store = store
+
+    def leave(self) -> None:
+        """End in order, all ranks together."""
+        if self.world > 1:
+            with naming_lost_ranks():
+                dist.barrier()
+            dist.destroy_process_group()
+
+    def speaks(self) -> bool:
+        """Whether this rank is the first that has an error to report; the others fail because it did."""
+        if self._store is None:
+            return True
+        try:
+            return self._store.add("errors", 1) == 1
+        except RuntimeError:  # the store went with its host
+            return True
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """Rank 0 goes through the block before the others do, however long it takes."""
+        if self._store is None:
+            yield
+            return
+        self._turns += 1
+        key = f"rank 0 has done {self._turns}"
+        if not self.is_first:
+            with naming_lost_ranks():
+                self._store.wait([key], PREPARING)
+        yield
+        if self.is_first:
+            self._store.set(key, "")
+
+    def agree(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over all ranks."""
+        if self.world == 1:
+            return list(values)
+        shared = torch.tensor(values, dtype=torch.int64)
+        with naming_lost_ranks():
+            dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return shared.tolist()
+
+    def of_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.world == 1:
+            return value
+        values = [value]
+        with naming_lost_ranks():
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    @property
+    def sum_over_ranks(self) -> Callable[[Tensor], None] | None:
+        """Adds a tensor up over all ranks, in place; None where there is one."""
+        return dist.all_reduce if self.world > 1 else None
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turn what a dead or silent rank does to those that wait for it into :class:`RankLostError`."""
+    try:
+        yield
+    except dist.DistError as error:
+        raise RankLostError(lost(error)) from None
+    except RuntimeError as error:  # gloo's, and those that pass through autograd
+        if not dist.is_initialized() or not any(
+            word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out", "socket")
+        ):
+            raise
+        raise RankLostError(lost(error)) from None
+
+
+def lost(error: Exception) -> str:
+    return f"another rank has died or cannot be reached ({reason(error)}); go on with -resume auto"
+
+
+def reason(error: Exception) -> str:
+    """The first line of torch's message, without the place in its source."""
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line.rpartition("] ")[2].removesuffix(".")[:100]
