@@ -1,7 +1,6 @@
 """Several ranks compute what one process would, only one of them writes, and none outlives another for long."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -185,7 +184,10 @@ def test_a_rank_that_dies_ends_the_run(home, dies):
     codes = [2, 2]
     codes[dies] = -signal.SIGKILL
     assert f"exit codes {codes}" in result.stdout
-    assert re.fullmatch(r"train_BPTT.py: error: another rank has died or cannot be reached .*\n", result.stderr)
+    said = [line for line in result.stderr.splitlines() if line.startswith("train_BPTT.py")]  # torch has its own to say
+    assert len(said) == 1
+    assert "error: another rank has died or cannot be reached" in said[0]
+    assert "Traceback" not in result.stderr
 
 
 def test_one_rank_says_what_all_would(home):
