@@ -38,13 +38,11 @@ def batches_of(x, labels, order, epoch):
 
 
 def train(out: Path, model: str, *options: str) -> None:
-    torch.set_default_dtype(torch.float32 if "float32" in options else torch.float64)
+    torch.set_default_dtype(torch.float64)
     ranks = Ranks.from_environment()
     ranks.join(CPU)
     seed_all(3)
-    net = build_model(
-        model, "PLIF" if "PLIF" in options else "CLIF", backend="compile" if "float32" in options else "torch"
-    )
+    net = build_model(model, "PLIF" if "PLIF" in options else "CLIF", backend="torch")
     net.checkpoint = "checkpoint" in options
     # statistics that would tell a wrong mean from a right one: each half of the data has an offset of its own
     samples = STEPS * BATCH

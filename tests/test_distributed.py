@@ -4,13 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from data.loader import BatchOrder
+from models import synchronise
+from models.layers import BatchNorm2d, norm_and_fire
+from neurons import build_neuron
 from tests.fixtures_images import load, write_cifar10, write_tiny_imagenet
 from tests.fixtures_images import loader as loader_of
 from tests.helpers import ENVIRONMENT, ROOT, SAVED, SCRIPT, TIMING, fork_server, rows_of, run_folder, run_training
@@ -57,15 +62,57 @@ def test_ranks_compute_what_one_process_does(steps, model, world):
     assert difference(steps(world, model), steps(1, model)) < 1e-9
 
 
-@pytest.mark.parametrize("options", [("PLIF",), ("checkpoint",), ("float32", "PLIF")])
-def test_variants(steps, options):
-    """PLIF's learned γ, recomputed activations, and the norm and neuron that are one node in C."""
-    tolerance = 1e-9 if "float32" not in options else 1e-3
-    assert difference(steps(2, "snn5", *options), steps(1, "snn5", *options)) < tolerance
+def test_learned_decay_and_recomputed_activations(steps):
+    assert difference(steps(2, "snn5", "PLIF", "checkpoint"), steps(1, "snn5", "PLIF", "checkpoint")) < 1e-9
 
 
 def test_without_synchronised_batch_norm_it_is_another_network(steps):
-    assert difference(steps(2, "snn5", "no_sync_bn"), steps(1, "snn5")) > 1e-2
+    assert difference(steps(2, "snn5", "PLIF", "no_sync_bn"), steps(1, "snn5", "PLIF", "checkpoint")) > 1e-2
+
+
+class SumOverThreads:
+    """Adds a tensor up over threads that each have a share of a batch, as a process group does over processes."""
+
+    def __init__(self, count: int):
+        self.barrier, self.tensors = threading.Barrier(count, timeout=60), []
+
+    def __call__(self, tensor: torch.Tensor) -> None:
+        self.tensors.append(tensor)
+        self.barrier.wait()
+        total = torch.stack(self.tensors).sum(0)
+        if self.barrier.wait() == 0:
+            self.tensors.clear()
+        self.barrier.wait()
+        tensor.copy_(total)
+
+
+@pytest.mark.parametrize("backend", ["torch", "compile"])
+def test_norm_and_neuron_over_shares_of_a_batch(backend):
+    """In float32, where the two are one node: uneven shares give the spikes and gradients of the whole."""
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.arange(7.0)[:, None, None, None]  # the shares' own means differ
+    x = torch.randn(3, 7, 16, 4, 4, generator=generator) + offset
+    grad = torch.randn(3, 7, 16, 4, 4, generator=generator)
+
+    def run(part: slice, sum_over_ranks=None):
+        norm, neuron = BatchNorm2d(16), build_neuron("PLIF", backend=backend, keep_state=False)
+        synchronise(norm, sum_over_ranks)
+        leaf = x[:, part].clone().requires_grad_()
+        spikes = norm_and_fire(norm, neuron, leaf)
+        spikes.backward(grad[:, part])
+        return spikes, leaf.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var
+
+    whole = run(slice(None))
+    shares = (slice(0, 2), slice(2, 7))
+    with ThreadPoolExecutor(2) as pool:
+        parts = list(pool.map(run, shares, [SumOverThreads(2)] * 2))
+    assert torch.equal(torch.cat([part[0] for part in parts], dim=1), whole[0])
+    torch.testing.assert_close(torch.cat([part[1] for part in parts], dim=1), whole[1], rtol=1e-4, atol=1e-5)
+    for n in (2, 3):
+        torch.testing.assert_close(parts[0][n] + parts[1][n], whole[n], rtol=1e-4, atol=1e-4)
+    for n in (4, 5):
+        torch.testing.assert_close(parts[0][n], whole[n])
+        torch.testing.assert_close(parts[1][n], whole[n])
 
 
 # -- who sees what
