@@ -11,7 +11,6 @@ reads top to bottom: options, checkpoint, data, network, then what was asked for
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from dataclasses import asdict
 from functools import partial
@@ -34,9 +33,10 @@ from neurons import HARD_RESET, NEURONS
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_of
 from utils.cli import UsageError
 from utils.device import choose_device
-from utils.engine import MemoryFullError, evaluate, naming_memory
+from utils.engine import MemoryFullError, NonFiniteLossError, evaluate, naming_memory
+from utils.exit import one_line_errors
 from utils.inference_cli import SAVED, SOFT, inference_parser, read_config, settle
-from utils.loss import bptt_loss
+from utils.loss import LOSS_OPTIONS, bptt_loss
 from utils.run_dir import environment
 
 
@@ -96,13 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     if exporter and not run.calibrate:
         exporter.to_nir(net, frame)  # refused now rather than after the rest
 
-    criterion = partial(
-        bptt_loss,
-        loss_lambda=run.loss_lambda,
-        loss_means=run.loss_means,
-        mse_n_reg=run.mse_n_reg,
-        label_smoothing=run.label_smoothing,
-    )
+    criterion = partial(bptt_loss, **{name: getattr(run, name) for name in LOSS_OPTIONS})
 
     def score(network: nn.Module, batches=test, title: str = "test") -> Score:
         with naming_memory(run.b, run.T):
@@ -240,8 +234,5 @@ def training_slice(task: Task, run: Namespace) -> Split:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("inference.py", UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError):
         main()
-    except (UsageError, DataError, CheckpointError, MemoryFullError) as error:
-        print(f"inference.py: error: {error}", file=sys.stderr)
-        sys.exit(2)

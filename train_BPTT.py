@@ -11,18 +11,19 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from statistics import mean, stdev
 
 import torch
 from spikingjelly.activation_based import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from data import DATASETS, DataError, build_dataset
 from data.resident import build_loader
-from models import BATCH_NORMS, MODELS, SpikingNetwork, build_model, synchronise
-from neurons import BACKENDS, HARD_RESET, NEURONS, SURROGATES, SpikingNeuron
+from models import BATCH_NORMS, MODELS, build_model, synchronise
+from neurons import BACKENDS, HARD_RESET, NEURONS, SURROGATES
+from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.cli import UsageError, training_parser
 from utils.device import amp_dtype, choose_device
@@ -35,17 +36,19 @@ from utils.engine import (
     naming_memory,
     stop_if_not_finite,
     stop_if_weights_are_not_finite,
-    takes_one_sample,
     train_one_epoch,
 )
+from utils.exit import one_line_errors
 from utils.interrupt import Stopped, Watch, resume_command, watched
-from utils.loss import bptt_loss
-from utils.resume import NO_SUMS, Position, newest_checkpoint, restore
-from utils.run_dir import RunDir, create_run_dir, environment, peak_memory_gb, run_name
+from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.optim import build_optimizer, build_schedule
+from utils.resume import TrainingState, newest_checkpoint
+from utils.run_dir import RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
 from utils.seeding import seed_all
 
 
-def main(ranks: Ranks) -> None:
+def read_options() -> Namespace:
+    """The command line, checked as far as it can be without data or a network."""
     parser = training_parser(
         datasets=DATASETS,
         models=MODELS,
@@ -54,21 +57,41 @@ def main(ranks: Ranks) -> None:
         batch_norms=BATCH_NORMS,
         backends=BACKENDS,
     )
-    argv = sys.argv[1:]
-    with ranks.saying_once():
-        args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
     if args.checkpoint and args.step_mode == "s":
         parser.error("-checkpoint works layer by layer: leave -step_mode s out")
     if args.v_reset is not None and args.neuron not in HARD_RESET:
         parser.error(f"-v_reset: {args.neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
+    if len(args.seed) > 1 and args.resume not in (None, Path("auto")):
+        parser.error("-resume goes on with one run, and -seed names several: take -resume auto, or one seed")
+    return args
 
-    name = args.name or run_name(args)
+
+def main(ranks: Ranks) -> None:
+    """Train once for each seed, one after the other."""
+    with ranks.saying_once():
+        args = read_options()
     device = choose_device(ranks.device_of(args.device))
-    precision = amp_dtype(device, args.amp)
-
     ranks.join(device)
+    last_rows = []
+    for seed in args.seed:
+        one = Namespace(**{**vars(args), "seed": seed})
+        if len(args.seed) > 1 and args.name is not None:
+            one.name = f"{args.name}_seed{seed}"
+        last_rows.append(train(one, device, ranks))
+    ranks.leave()
+    if len(args.seed) > 1 and ranks.is_first:
+        of_seeds = {name: [row[name] for row in last_rows] for name in ("best_test_acc", "test_acc")}
+        best, last = (f"{mean(values):.2f} ± {stdev(values):.2f}%" for values in of_seeds.values())
+        print(f"{len(args.seed)} seeds: test accuracy best {best}, last {last}")
+
+
+def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, float]:
+    """Train one network; returns the last row of its metrics.jsonl (rank 0's; the others' is empty)."""
+    name = args.name or run_name(args)
+    precision = amp_dtype(device, args.amp)
 
     # -- data: a task says all that the rest must know of it
     with ranks.first_alone(), naming_memory(args.b, args.T):
@@ -121,19 +144,7 @@ def main(ranks: Ranks) -> None:
         )
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
-    last_batch = len(task.train) % args.b if not task.drop_last else 0
-    smallest = min(args.b, last_batch or args.b)
-    if smallest < ranks.world:
-        raise UsageError(
-            f"-b {args.b} leaves a batch of {smallest} of the {len(task.train)} training samples, fewer than the "
-            f"{ranks.world} ranks; choose another -b, or fewer ranks"
-        )
-    alone = 1 if args.sync_bn else ranks.world  # ranks whose samples' statistics are their own
-    if smallest // alone == 1 and not takes_one_sample(net, args.T, task.in_channels, task.input_size):
-        raise UsageError(
-            f"-b {args.b} leaves a batch of one of the {len(task.train)} training samples, and {args.model} ends in "
-            "maps of 1×1, where batch norm needs two values or more; choose another -b"
-        )
+    check_smallest_batch(net, task, batch_size=args.b, T=args.T, world=ranks.world, shared_norm=args.sync_bn)
     if args.pre_train is not None:
         load_weights(net, args.pre_train)
     if args.resume == Path("auto"):
@@ -143,47 +154,35 @@ def main(ranks: Ranks) -> None:
     functional.set_step_mode(net, args.step_mode)
     net.checkpoint = args.checkpoint
     try:
-        computed_by = backend_in_use(net, device)
+        computed_by = net.computed_by(device)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if args.sync_bn:
         synchronise(net, ranks.sum_over_ranks)
-    model = net if ranks.world == 1 else data_parallel(net)
+    model = ranks.parallel(net)
 
     # -- optimiser and schedule
-    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters
-    if args.opt == "SGD":
-        optimizer: torch.optim.Optimizer = torch.optim.SGD(
-            net.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay, fused=fused
-        )
-    else:
-        optimizer = torch.optim.AdamW(net.parameters(), args.lr, weight_decay=args.weight_decay, fused=fused)
-    if args.lr_scheduler == "CosALR":
-        lr_scheduler: torch.optim.lr_scheduler.LRScheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, args.T_max
-        )
-    else:
-        lr_scheduler = torch.optim.lr_scheduler.StepLR(optimizer, args.step_size, args.gamma)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    criterion = partial(
-        bptt_loss,
-        loss_lambda=args.loss_lambda,
-        loss_means=args.loss_means,
-        mse_n_reg=args.mse_n_reg,
-        label_smoothing=args.label_smoothing,
+    optimizer = build_optimizer(
+        args.opt, net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay, device=device
     )
+    lr_scheduler = build_schedule(
+        args.lr_scheduler, optimizer, T_max=args.T_max, step_size=args.step_size, gamma=args.gamma
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+    criterion = partial(bptt_loss, **{name: getattr(args, name) for name in LOSS_OPTIONS})
 
     # -- the run's folder: nothing is written before this line
     batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
-    at, run = Position(), None  # rank 0 alone has a folder
+    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches)
+    run: RunDir | None = None  # rank 0 alone has one
     if resumed is not None:
-        at = restore(resumed, args.resume, optimizer, lr_scheduler, scaler, batches)
-        if at.epoch >= args.epochs:
-            print(f"nothing left to train: {args.resume} has seen {at.epoch} epochs, -epochs is {args.epochs}")
-            return
+        state.restore(resumed, args.resume)
+        if state.epoch >= args.epochs:
+            print(f"nothing left to train: {args.resume} has seen {state.epoch} epochs, -epochs is {args.epochs}")
+            rows = read_metrics(args.resume.parent / "metrics.jsonl")
+            return rows[-1] if rows else {}
     if ranks.is_first:
-        run = create_run_dir(args.out_dir, name) if resumed is None else RunDir(args.resume.parent, at.epoch)
-    best_acc, best_test_acc = at.best_acc, at.best_test_acc
+        run = create_run_dir(args.out_dir, name) if resumed is None else RunDir(args.resume.parent, state.epoch)
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
     if run is not None:
         about = {"samples": samples, "split": task.convention, "ranks": ranks.world, "made_with": environment(device)}
@@ -199,48 +198,31 @@ def main(ranks: Ranks) -> None:
         f"run folder: {run and run.path}"
     )
 
-    watch = Watch(args.save_every, patient=ranks.world > 1)
-
-    def state(epochs: int, step: int, sums: dict[str, float]) -> dict[str, Any]:
-        """What a checkpoint holds after so many whole epochs and ``step`` batches of the next."""
-        return {
-            "net": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "lr_scheduler": lr_scheduler.state_dict(),
-            "scaler": scaler.state_dict(),
-            "epoch": epochs - 1,
-            "step": step,
-            "sums": sums,
-            "batches": batches,
-            "max_test_acc": best_test_acc,
-            "best_acc": best_acc,
-        }
-
     def look_up(step: int) -> None:
         """Between two batches of ``epoch``: save if it is time, leave if a signal asked for it, all ranks alike."""
         signum, due = ranks.agree([watch.signum, watch.is_due() and ranks.is_first])
-        if signum or due:
-            stop_if_not_finite(meter, f"epoch {epoch}")
-            stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
-            sums = meter.over_ranks(ranks.sum_over_ranks).sums()
-            if run is not None:
-                save_checkpoint(state(epoch, step, sums), run.latest, run.previous)
-            watch.saved()
+        if not (signum or due):
+            return
+        stop_if_not_finite(meter, f"epoch {epoch}")
+        stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
+        sums = meter.over_ranks(ranks.sum_over_ranks).sums()
+        if run is not None:
+            save_checkpoint(state.after(epoch, step, sums), run.latest, run.previous)
+        watch.saved()
         if signum:
             ranks.leave()
-            if run is None:
-                raise Stopped(signum)
             print(f"stopped after {step} of {len(train_batches)} batches of epoch {epoch}; go on with\n"
-                  f"{resume_command(argv, run.latest, ranks.world)}")  # fmt: skip
+                  f"{resume_command(sys.argv, run.latest if run else None, ranks.world)}")  # fmt: skip
             raise Stopped(signum)
 
     # -- epochs
+    watch = Watch(args.save_every, patient=ranks.world > 1)
     watch.start()
-    for epoch in range(at.epoch, args.epochs):
+    for epoch in range(state.epoch, args.epochs):
         started = time.perf_counter()
-        resuming = epoch == at.epoch
-        start = at.step if resuming else 0
-        meter = Meter(device, at.sums if resuming and ranks.is_first else None)
+        resuming = epoch == state.epoch
+        start = state.step if resuming else 0
+        meter = Meter(device, state.sums if resuming and ranks.is_first else None)
         with naming_memory(args.b, args.T):
             trained = train_one_epoch(
                 model,
@@ -281,11 +263,9 @@ def main(ranks: Ranks) -> None:
 
         # the paper chooses the best epoch on the test set; -val_split chooses it without looking there
         chosen_by = seen.get("val", seen["test"])["acc"]
-        is_best = chosen_by > best_acc
-        if is_best:
-            best_acc, best_test_acc = chosen_by, seen["test"]["acc"]
+        is_best = state.is_best(chosen_by, seen["test"]["acc"])
         row |= {
-            "best_test_acc": best_test_acc,
+            "best_test_acc": state.best_test_acc,
             "seconds": time.perf_counter() - started,
             "images_per_second": trained["images_per_second"],
             "peak_memory_gb": peak_memory_gb(device),
@@ -293,58 +273,33 @@ def main(ranks: Ranks) -> None:
         # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
         if run is not None:
             run.log(row)
-            after_epoch = state(epoch + 1, 0, NO_SUMS)
+            after_epoch = state.after(epoch + 1)
             if is_best:
                 save_checkpoint(after_epoch, run.best)
             save_checkpoint(after_epoch, run.latest, run.previous)
         watch.saved()
-        print(
-            f"epoch {epoch} of {args.epochs}  lr {row['lr']:.4f}  "
-            f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
-            f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2f}% (best {best_test_acc:.2f}%)  "
-            f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GB"
-        )
+        print(line_of(row, args.epochs))
 
     watch.stop()
-    ranks.leave()
     if run is None:
-        return
+        return {}
     run.close()
-    chosen = "validation" if task.val is not None else "test"
-    print(
-        f"done: test accuracy best {best_test_acc:.2f}% (chosen on the {chosen} set), last {row['test_acc']:.2f}%; "
-        f"{run.path}"
-    )
-
-
-def data_parallel(net: SpikingNetwork) -> DistributedDataParallel:
-    """``net`` with its gradients averaged over all ranks; batch norm's buffers are alike, or each rank's own."""
-    return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def backend_in_use(net: SpikingNetwork, device: torch.device) -> str:
-    """What computes the neurons of this run, in words."""
-    neurons = [module for module in net.modules() if isinstance(module, SpikingNeuron)]
-    if not neurons:
-        return "no neurons"
-    if net.step_mode == "s":
-        return "step by step under autograd"
-    return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"
+    best = f"{state.best_test_acc:.2f}% (chosen on the {'test' if task.val is None else 'validation'} set)"
+    print(f"done: test accuracy best {best}, last {row['test_acc']:.2f}%; {run.path}")
+    return row
 
 
 if __name__ == "__main__":
     ranks = Ranks()
+    errors = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
     try:
-        ranks = Ranks.from_environment()
-        with naming_lost_ranks():
-            main(ranks)
+        with one_line_errors("train_BPTT.py", *errors, speaks=lambda: ranks.speaks()):
+            ranks = Ranks.from_environment()
+            with naming_lost_ranks():
+                main(ranks)
     except Stopped as stopped:
         sys.exit(stopped.code)
     except KeyboardInterrupt:
         if ranks.is_first:
             print("train_BPTT.py: stopped before the first batch; nothing was trained", file=sys.stderr)
         sys.exit(130)
-    except (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError) as error:
-        if ranks.speaks():
-            print(f"train_BPTT.py: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)

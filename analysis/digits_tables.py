@@ -20,6 +20,7 @@ from statistics import mean
 from typing import Any
 
 from utils.cli import OneLineParser, UsageError, number, one_of
+from utils.exit import one_line_errors
 from utils.run_dir import read_metrics
 
 from . import table8
@@ -195,8 +196,5 @@ def tabulate_accounts(paths: Sequence[Path], out_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("analysis.digits_tables", UsageError):
         main()
-    except UsageError as error:
-        print(f"analysis.digits_tables: error: {error}", file=sys.stderr)
-        sys.exit(2)

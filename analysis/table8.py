@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +18,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from utils.cli import OneLineParser, UsageError
+from utils.exit import one_line_errors
 
 from .report import STYLES, markdown_table, write_json, written_aside
 
@@ -194,8 +194,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("analysis.table8", UsageError):
         main()
-    except UsageError as error:
-        print(f"analysis.table8: error: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -16,6 +16,7 @@ import torch
 
 from utils.cli import OneLineParser, UsageError, one_of
 from utils.device import choose_device
+from utils.exit import one_line_errors
 from utils.run_dir import naming_disk, write_aside
 
 from .apart import apart
@@ -90,8 +91,5 @@ def save(run: dict[str, Any], out_dir: Path, stem: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("benchmarks", UsageError):
         sys.exit(main())
-    except UsageError as error:
-        print(f"benchmarks: error: {error}", file=sys.stderr)
-        sys.exit(2)

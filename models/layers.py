@@ -209,6 +209,19 @@ class SpikingNetwork(nn.Module, base.StepModule):
         again = self.checkpoint and self.training and self.step_mode == "m" and torch.is_grad_enabled()
         return recompute(block, x) if again else block(x)
 
+    def computed_by(self, device: torch.device) -> str:
+        """What computes the neurons, in words.
+
+        Raises:
+            ValueError: if the back end that was asked for cannot.
+        """
+        neurons = [module for module in self.modules() if isinstance(module, SpikingNeuron)]
+        if not neurons:
+            return "no neurons"
+        if self.step_mode == "s":
+            return "step by step under autograd"
+        return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"
+
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
         functional.reset_net(self)

@@ -20,7 +20,6 @@ import torch
 
 from data.loader import BatchOrder
 from models import build_model, synchronise
-from train_BPTT import data_parallel
 from utils.distributed import Ranks
 from utils.engine import evaluate, train_one_epoch
 from utils.loss import bptt_loss
@@ -50,7 +49,7 @@ def train(out: Path, model: str, *options: str) -> None:
     labels = torch.arange(samples + TESTED) % 10
     if "no_sync_bn" not in options:
         synchronise(net, ranks.sum_over_ranks)
-    parallel = net if ranks.world == 1 else data_parallel(net)
+    parallel = ranks.parallel(net)
     share = partial(BatchOrder, rank=ranks.rank, world=ranks.world, seed=1)
     order, tested = share(samples, BATCH, shuffle=True), share(TESTED, 3, shuffle=False)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)

@@ -104,7 +104,7 @@ OPTIONS = {
     "-device cpu:3": ("-device cpu:3",),
     "-device meta": ("-device meta", "only cpu, cuda and mps"),
     "-b 64 -cutupmix_auto": ("-b 64 is more than the 20 training samples",),
-    "-b 19": ("-b 19 leaves a batch of one of the 20 training samples", "snn5_noAP", "1×1"),
+    "-b 19": ("-b 19 leaves a batch of one of the 20 training samples", "1×1"),
     "-b 1": ("-b 1 leaves a batch of one",),
     "-b 1 -cutupmix_auto": ("-b 1 leaves a batch of one",),
 }

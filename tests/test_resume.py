@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fixtures_images import write_cifar10
-from tests.helpers import TIMING, assert_refused, assert_same, rows_of, run_training
+from tests.helpers import TIMING, assert_refused, assert_same, rows_of, run_training, weights_in
 
 EPOCHS = 3
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 8 -T_max 5 -lr 0.05 -no_download".split()  # noqa: SIM905
@@ -157,3 +157,26 @@ def test_another_set_up_is_refused_and_nothing_changes(train, whole, options):
     _, result = train("unused", f"{options} -resume {checkpoint}", epochs=EPOCHS + 1)
     assert_refused(result, str(checkpoint))
     assert contents(whole("resident")) == before
+
+
+@pytest.mark.parametrize("option", ["-lr 0.04", "-weight_decay 0.001", "-T_max 7", "-momentum 0.5"])
+def test_settings_that_the_checkpoint_holds_are_not_silently_overruled(train, whole, option):
+    """Resumed with another learning rate, the checkpoint's would win without a word."""
+    latest = whole("resident") / "checkpoint_latest.pth"
+    _, result = train("other settings", f"{option} -resume {latest}", epochs=EPOCHS + 1)
+    assert_refused(result, f"was trained with {option.split()[0]}", f"not {option.split()[1]}")
+
+
+def test_several_seeds_are_a_run_each(train):
+    folder, result = train("seeds", "-seed 1 2", epochs=1)
+    assert result.returncode == 0, result.stderr
+    assert "2 seeds: test accuracy best" in result.stdout
+    alone, _ = train("alone", "-seed 2", epochs=1)
+    second = folder.with_name("seeds_seed2")
+    assert rows_of(second, without=TIMING) == rows_of(alone, without=TIMING)
+    assert_same(weights_in(second / "checkpoint_latest.pth"), weights_in(alone / "checkpoint_latest.pth"))
+
+
+def test_several_seeds_resume_by_auto_alone(train, whole):
+    _, result = train("seeds", f"-seed 1 2 -resume {whole('resident') / 'checkpoint_latest.pth'}")
+    assert_refused(result, "-resume auto")

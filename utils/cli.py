@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from pathlib import Path
 
+from .optim import OPTIMISERS, SCHEDULES
+
 
 class UsageError(Exception):
     """A request that cannot be met: one line that says what is wrong and what to do."""
@@ -22,6 +24,8 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(
             description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
+        # argparse's own takes -1e-3 for an option
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else list(args)
@@ -130,11 +134,11 @@ def training_parser(
 
     add = parser.add_argument_group("training").add_argument
     add("-epochs", type=positive, default=300, help="epochs in all")
-    add("-opt", type=one_of("optimiser", ("SGD", "AdamW")), default="SGD", help="SGD or AdamW")
+    add("-opt", type=one_of("optimiser", OPTIMISERS), default="SGD", help=" or ".join(OPTIMISERS))
     add("-lr", type=number(float, above=0), default=0.1, help="learning rate at the start")
     add("-momentum", type=share, default=0.9, help="momentum of SGD")
     add("-weight_decay", type=number(float, least=0), default=5e-4, help="weight decay")
-    add("-lr_scheduler", type=one_of("scheduler", ("CosALR", "StepLR")), default="CosALR", help="CosALR or StepLR")
+    add("-lr_scheduler", type=one_of("scheduler", SCHEDULES), default="CosALR", help=" or ".join(SCHEDULES))
     add("-T_max", type=positive, default=300, help="CosALR: epochs from the start to the lowest rate")
     add("-step_size", type=positive, default=100, help="StepLR: epochs between two steps")
     add("-gamma", type=number(float, above=0), default=0.1, help="StepLR: factor of a step")
@@ -144,7 +148,8 @@ def training_parser(
     add("-label_smoothing", type=share, default=0.0, help="label smoothing of the CE")
     add("-amp", action="store_true", default=True, help="mixed precision: float16 on CUDA, bfloat16 elsewhere")
     add("-no_amp", dest="amp", action="store_false", default=argparse.SUPPRESS, help="float32 throughout")
-    add("-seed", type=number(int, least=0), default=2022, help="seed of every random state")
+    add("-seed", type=number(int, least=0), nargs="+", default=[2022], help="seed of every random state; several make "
+        "a run each, one after the other")  # fmt: skip
     add("-device", default=None, help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
 
     add = parser.add_argument_group("speed (same numbers, to rounding)").add_argument

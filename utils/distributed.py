@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .cli import UsageError
 
@@ -178,6 +179,12 @@ class Ranks:
         with naming_lost_ranks():
             dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def parallel(self, net: nn.Module) -> nn.Module:
+        """``net`` with its gradients averaged over all ranks; batch norm's buffers are alike, or each rank's own."""
+        if self.world == 1:
+            return net
+        return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     @property
     def sum_over_ranks(self) -> Callable[[Tensor], None] | None:

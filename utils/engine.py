@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 
 import torch
-from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -162,19 +160,6 @@ def evaluate(
     stop_if_not_finite(meter, f"the {title} set")
     loss, accuracy = meter.over_ranks(sum_over_ranks).read()
     return {"loss": loss, "acc": accuracy}
-
-
-def takes_one_sample(net: nn.Module, T: int, in_channels: int, input_size: int) -> bool:
-    """Whether ``net`` can be trained on a batch of one; nothing is computed, only shapes."""
-    probe = deepcopy(net).to("meta").train()
-    for module in probe.modules():
-        if isinstance(module, MemoryModule):
-            module.backend = "torch"  # the others compute, on devices of their own
-    try:
-        probe(torch.empty(T, 1, in_channels, input_size, input_size, device="meta"))
-    except ValueError:  # batch norm's: one value per channel has no variance
-        return False
-    return True
 
 
 def progress(batches: Batches, title: str, steps: int, start: int = 0) -> tqdm:

@@ -70,21 +70,26 @@ class Watch:
         self._saved_at = time.monotonic()
 
 
-def resume_command(argv: list[str], checkpoint: Path, world: int = 1) -> str:
+def resume_command(argv: list[str], checkpoint: Path | None, world: int = 1) -> str:
     """The command line that goes on from ``checkpoint``: this one, with its -resume.
 
     Args:
-        argv: the script's arguments. world: processes of this run, started by torchrun where there are several.
+        argv: the script and its arguments; with several seeds, -resume auto finds the one that was stopped.
+        world: processes of this run, started by torchrun where there are several.
     """
     kept: list[str] = []
+    seeds = 0
     words = iter(argv)
+    option = ""
     for word in words:
+        option = word if word.startswith("-") else option
+        seeds += option == "-seed" and word != option
         if word == "-resume":
             next(words, None)
         elif not word.startswith("-resume="):
             kept.append(word)
     launcher = [f"torchrun --nproc_per_node={world}"] if world > 1 else [shlex.quote(Path(sys.executable).name)]
-    return " ".join([*launcher, shlex.join([sys.argv[0], *kept, "-resume", str(checkpoint)])])
+    return " ".join([*launcher, shlex.join([*kept, "-resume", "auto" if seeds > 1 else str(checkpoint)])])
 
 
 def watched(batches: Iterator[T], look_up: Callable[[], None], count: int) -> Iterator[T]:

@@ -100,6 +100,16 @@ def run_name(args: argparse.Namespace) -> str:
     return "_".join([*parts, f"seed{args.seed}"])
 
 
+def line_of(row: dict[str, Any], epochs: int) -> str:
+    """An epoch's row of metrics.jsonl as a line to read."""
+    return (
+        f"epoch {row['epoch']} of {epochs}  lr {row['lr']:.4f}  "
+        f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
+        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2f}% (best {row['best_test_acc']:.2f}%)  "
+        f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GB"
+    )
+
+
 def lock(path: Path) -> BinaryIO:
     """Hold a run's folder for as long as this process lives: two processes never write to one.
 
