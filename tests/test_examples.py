@@ -1,0 +1,59 @@
+"""The examples as their readers run them: a process each, judged by what it prints and leaves."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
+
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+def run(name: str, *args: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", f"examples.{name}", *args],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_each_example_is_run_here():
+    tests = Path(__file__).read_text()
+    for name in EXAMPLES:
+        assert f'run("{name}"' in tests, name
+
+
+@pytest.mark.slow
+def test_clif_learns_in_a_stock_network(tmp_path):
+    said = run("clif_in_spikingjelly", cwd=tmp_path)
+    accuracies = dict(re.findall(r"^(\w+): loss .* test accuracy ([\d.]+)%", said, re.MULTILINE))
+    assert accuracies.keys() == {"LIFNode", "CLIF"}
+    assert all(float(accuracy) > 90 for accuracy in accuracies.values()), said
+    assert "ResNet-18 with 17 CLIF layers" in said
+
+
+@pytest.mark.slow
+def test_train_convert_export(tmp_path):
+    said = run("train_convert_export", "out.nir", cwd=tmp_path)
+    clif, soft, hard = (float(accuracy) for accuracy in re.findall(r"^\w+.*: ([\d.]+)%(?: of the test)?", said, re.M))
+    assert clif > 80, said
+    assert hard >= soft - 2, said  # what is chosen on training images holds on the test set, by and large
+    assert "256 of 256 predictions the same" in said
+    assert (tmp_path / "out.nir").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_streaming_gives_the_answers_of_the_whole_sequence(tmp_path):
+    said = run("streaming", cwd=tmp_path)
+    recordings = re.findall(r"^recording \d, a (\d): ((?:\d ){8}) as at once: (\w+)$", said, re.MULTILINE)
+    assert len(recordings) == 5, said
+    assert all(same == "yes" for _, _, same in recordings), said
+    assert sum(digit == answers.split()[-1] for digit, answers, _ in recordings) >= 3, said
