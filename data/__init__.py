@@ -8,6 +8,7 @@ from pathlib import Path
 from .cifar import cifar10, cifar100
 from .digits import digits
 from .digits_dvs import digits_dvs
+from .digits_seq import digits_seq
 from .dvs_cifar10 import dvs_cifar10
 from .dvs_cifar10_pt import dvs_cifar10_pt
 from .dvs_gesture import dvs_gesture
@@ -25,6 +26,7 @@ DATASETS: dict[str, Callable[[DataOptions], Task]] = {
     "dvsgesture": dvs_gesture,
     "digits": digits,
     "digits_dvs": digits_dvs,
+    "digits_seq": digits_seq,
 }
 
 

@@ -11,6 +11,7 @@ from neurons import build_neuron
 
 from .chain import snn5, snn5_noAP, vggsnn
 from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork, synchronise
+from .mlp import SpikingMLP
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
@@ -29,6 +30,7 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "vggsnn": vggsnn,
     "snn5": snn5,
     "snn5_noAP": snn5_noAP,
+    "mlp3": partial(SpikingMLP, (128, 128)),
 }
 
 
