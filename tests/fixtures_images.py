@@ -1,86 +1,22 @@
-"""Small image data sets written in the official layouts; the images of a class share a colour, so it can be learnt."""
+"""What the tests of small image data sets (see :mod:`reproduction.tiny_images`) share."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data import DataError, build_dataset
 from data.resident import build_loader
+from reproduction.tiny_images import (  # noqa: F401 - the writers, for the tests
+    class_images,
+    write_cifar10,
+    write_cifar100,
+    write_tiny_imagenet,
+)
 
 CPU = torch.device("cpu")
-
-
-def class_images(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Noise around a colour of the class's own, uint8 [M, 3, size, size]."""
-    random = np.random.default_rng(seed)
-    colours = np.random.default_rng(0).integers(40, 216, (200, 3, 1, 1))
-    noise = random.integers(-40, 40, (len(labels), 3, size, size))
-    return (colours[labels] + noise).clip(0, 255).astype(np.uint8)
-
-
-def write_batch(path: Path, count: int, classes: int, key: str, seed: int) -> None:
-    """One CIFAR pickle as the official ones are: images as rows of 3,072 bytes."""
-    labels = np.arange(count) % classes
-    images = class_images(labels, 32, seed).reshape(count, 3072)
-    entries: dict[str, object] = {
-        "batch_label": path.name,
-        key: labels.tolist(),
-        "data": images,
-        "filenames": ["x.png"] * count,
-    }
-    path.write_bytes(pickle.dumps(entries, protocol=4))
-
-
-def write_cifar10(root: Path, per_batch: int = 20, test: int = 20) -> Path:
-    """``cifar-10-batches-py`` in ``root`` with five batches of ``per_batch`` images; returns the folder."""
-    folder = Path(root) / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    for number in range(1, 6):
-        write_batch(folder / f"data_batch_{number}", per_batch, 10, "labels", number)
-    write_batch(folder / "test_batch", test, 10, "labels", 6)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_vis": 3072}))
-    return folder
-
-
-def write_cifar100(root: Path, train: int = 200, test: int = 100) -> Path:
-    """``cifar-100-python`` in ``root``; returns the folder."""
-    folder = Path(root) / "cifar-100-python"
-    folder.mkdir(parents=True)
-    write_batch(folder / "train", train, 100, "fine_labels", 1)
-    write_batch(folder / "test", test, 100, "fine_labels", 2)
-    names = [f"class_{k}" for k in range(100)]
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names, "coarse_label_names": []}))
-    return folder
-
-
-def write_tiny_imagenet(root: Path, classes: int = 4, per_class: int = 6, val_per_class: int = 3) -> Path:
-    """``tiny-imagenet-200`` in ``root``: the first training image of each class is a greyscale JPEG."""
-    folder = Path(root) / "tiny-imagenet-200"
-    (folder / "val" / "images").mkdir(parents=True)
-    wnids = [f"n{1000 + 7 * k:08d}" for k in range(classes)]
-    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in reversed(wnids)))  # there they are not sorted
-    (folder / "words.txt").write_text("".join(f"{wnid}\tthing {k}, object\n" for k, wnid in enumerate(wnids)))
-    annotations: list[str] = []
-    for k, wnid in enumerate(wnids):
-        images = folder / "train" / wnid / "images"
-        images.mkdir(parents=True)
-        for number, pixels in enumerate(class_images(np.full(per_class, k), 64, seed=k)):
-            image = Image.fromarray(pixels.transpose(1, 2, 0))  # [3, 64, 64] → [64, 64, 3]
-            (image if number else image.convert("L")).save(images / f"{wnid}_{number}.JPEG")
-        for pixels in class_images(np.full(val_per_class, k), 64, seed=1000 + k):
-            name = f"val_{len(annotations)}.JPEG"
-            Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "val" / "images" / name)
-            annotations.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
-    (folder / "val" / "val_annotations.txt").write_text("".join(annotations))
-    return folder
 
 
 def load(name, data_dir, **options):
