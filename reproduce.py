@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""The paper's tables and figures, one command each.
+
+    python reproduce.py list
+    python reproduce.py show table1
+    python reproduce.py run table1 --only cifar10-clif-T6 --seeds 2022 2023
+    python reproduce.py report all
+    python reproduce.py smoke
+
+A table or figure is a recipe (recipes/*.yaml), a result is a run folder, a report is the two side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TypeVar
+
+from reproduction.recipe import Recipe, RecipeError, Run, load_recipes
+from reproduction.report import show, write_report
+from reproduction.results import Results
+from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
+from reproduction.smoke import smoke
+from utils.cli import OneLineParser, UsageError, number
+from utils.exit import one_line_errors
+
+RUNS_DIR = Path("logs/reproduce")
+ALL = "all"
+T = TypeVar("T", Recipe, Run)
+
+
+COMMANDS = {
+    "list": "every recipe: what it is of, how many runs, how many are finished",
+    "show": "a recipe's commands and the paper's values",
+    "run": "run what a recipe still lacks; what was stopped goes on",
+    "report": "the paper's values and ours side by side",
+    "smoke": "start every command on two batches of made-up data in the data set's own shape",
+}
+
+
+def read_options(argv: Sequence[str] | None = None) -> Namespace:
+    """The command line: a command, then its options."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else ""
+    parser = OneLineParser(COMMANDS.get(name, "The paper's tables and figures, one command each."))
+    parser.prog = "reproduce.py"
+    if name not in COMMANDS:
+        lines = "; ".join(f"{command}: {text}" for command, text in COMMANDS.items())
+        parser.add_argument("command", choices=COMMANDS, help=f"{lines}. Each has a -h of its own")
+        return parser.parse_args(words[:1])
+    parser.prog += f" {name}"
+    add = parser.add_argument
+    natural = number(int, least=0)
+    if name == "smoke":
+        add("recipe", nargs="*", help="these recipes alone; none means all")
+        add("--processes", type=number(int, least=1), default=os.cpu_count(), help="how many at once")
+    elif name != "list":
+        add("recipe", nargs="?" if name == "report" else None, default=ALL, help="table1, figure2b …; report: or all")
+    if name == "run":
+        add("--only", nargs="+", metavar="ID", help="these runs of the recipe alone")
+        add("--data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
+        add("--dry-run", action="store_true", help="print the commands, run nothing")
+    if name in ("run", "report"):
+        add("--seeds", type=natural, nargs="+", help="in place of the recipe's seeds")
+    if name in ("list", "run", "report"):
+        add("--runs_dir", type=Path, default=RUNS_DIR, help="where run folders stand")
+    if name == "report":
+        add("--out", type=Path, help="where Markdown, CSV, JSON and figures go; None is RUNS_DIR/report")
+    return Namespace(command=name, **vars(parser.parse_args(words[1:])))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    args = read_options(argv)
+    recipes = load_recipes()
+    runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
+    if args.command == "smoke":
+        chosen = [known(recipes, name, "recipe") for name in args.recipe] or list(recipes.values())
+        return smoke(chosen, runs, args.processes)
+    if args.command == "show":
+        print(show(known(recipes, args.recipe, "recipe")))
+        return 0
+    results = Results(args.runs_dir, runs)
+    if args.command == "list":
+        for recipe in recipes.values():
+            print(line_of(recipe, results))
+        return 0
+    if args.command == "report":
+        chosen = list(recipes.values()) if args.recipe == ALL else [known(recipes, args.recipe, "recipe")]
+        out_dir = args.out or args.runs_dir / "report"
+        for recipe in chosen:
+            print(write_report(recipe, args.seeds, results, out_dir), flush=True)
+        print(f"written to {out_dir}")
+        return 0
+    return run(known(recipes, args.recipe, "recipe"), args, results)
+
+
+def run(recipe: Recipe, args: Namespace, results: Results) -> int:
+    """Run what a recipe still lacks; returns the exit code: 0, or 1 if anything failed."""
+    by_id = {each.id: each for each in recipe.runs}
+    chosen = [known(by_id, name, f"run of {recipe.name}") for name in args.only or by_id]
+    for each in chosen:
+        if each.command is None:
+            print(f"{each.full_id}: not covered: {each.not_covered}")
+    jobs = plan(chosen, args.seeds or recipe.seeds, results)
+    if args.dry_run:
+        for job in jobs:
+            done = "  # finished" if results.is_finished(job.run, job.seed, own=True) else ""
+            print(shown(command_line(job, results, args.data_dir)) + done)
+        return 0
+    failures = run_jobs(jobs, results, args.data_dir)
+    print(f"{recipe.name}: {len(jobs) - len(failures)} of {len(jobs)} runs finished")
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def line_of(recipe: Recipe, results: Results) -> str:
+    """A recipe in the list."""
+    jobs = plan(recipe.runs, recipe.seeds, results)
+    done = sum(results.is_finished(job.run, job.seed) for job in jobs)
+    left = sum(each.command is None for each in recipe.runs)
+    rest = f", {left} not covered" if left else ""
+    return f"{recipe.name:<18} {done:>3} of {len(jobs):>3} runs finished{rest:<16} {recipe.title}"
+
+
+def known(there: Mapping[str, T], name: str, kind: str) -> T:
+    """What has that name.
+
+    Raises:
+        UsageError: with those that there are.
+    """
+    if name not in there:
+        near = get_close_matches(name, there, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(there)})")
+    return there[name]
+
+
+if __name__ == "__main__":
+    try:
+        with one_line_errors("reproduce.py", UsageError, RecipeError):
+            sys.exit(main())
+    except StoppedError as stopped:
+        print(f"reproduce.py: stopped by {stopped}; the same command goes on", file=sys.stderr)
+        sys.exit(stopped.code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # piped to head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

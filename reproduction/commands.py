@@ -1,0 +1,158 @@
+"""A recipe's command line: accepted by its script's own parser, and a name for what it makes."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import inference
+import train_BPTT
+from utils.inference_cli import inference_parser
+from utils.resume import MAY_CHANGE
+
+ROOT = Path(__file__).parents[1]
+OF = "{of}"  # stands for the folder of the training run that a command reads
+TRAIN, INFER = "train_BPTT.py", "inference.py"
+# options that the runner gives, so that a recipe may not
+RUNNERS = {
+    TRAIN: {"data_dir", "seed", "out_dir", "name", "resume", "no_download", "device", "j"},
+    INFER: {"data_dir", "out_dir", "no_download", "device", "j"},
+}
+MODULES = ("analysis.neuron_figures", "analysis.gradient_flow")
+
+
+class CommandError(Exception):
+    """A command line that cannot be run: one line that says why."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line as a recipe writes it.
+
+    Args:
+        text: ``python train_BPTT.py …``, ``python inference.py … {of} …`` or ``python -m analysis.…``.
+        program: ``train_BPTT.py``, ``inference.py`` or the module.
+        options: its words after the program.
+        settings: all options as the program's own parser reads them.
+        given: those that are not the program's defaults, which tell commands apart.
+    """
+
+    text: str
+    program: str
+    options: tuple[str, ...]
+    settings: dict[str, Any]
+    given: dict[str, Any]
+
+    @property
+    def trains(self) -> bool:
+        return self.program == TRAIN
+
+    @property
+    def needs_training(self) -> bool:
+        return OF in self.text
+
+    def stem(self, of: str = "") -> str:
+        """A folder's name for what the command makes: the same for the same settings, in whatever order they stand.
+
+        Args:
+            of: the stem of the training run that it reads.
+        """
+        identity = json.dumps([self.program, self.given, of], sort_keys=True, default=str)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+        if self.trains:
+            shown = [str(self.settings[name]) for name in ("dataset", "model", "neuron")] + [f"T{self.settings['T']}"]
+        else:
+            shown = [self.program.removesuffix(".py").rpartition(".")[2], *([of] if of else [])]
+        return "_".join([*shown, digest])
+
+    def words(self) -> list[str]:
+        """``train_BPTT.py`` or ``-m module``, then the options."""
+        return [*(["-m", self.program] if self.program in MODULES else [self.program]), *self.options]
+
+
+def read_command(text: str) -> Command:
+    """A command, checked by the parser of the program that it starts.
+
+    Raises:
+        CommandError: if it starts another program, gives an option that is the runner's, or its parser refuses it.
+    """
+    try:
+        python, *words = shlex.split(text)
+    except ValueError as error:
+        raise CommandError(f"is no command line: {error}") from None
+    if python != "python" or not words:
+        raise CommandError(f"is to start with python, not {python!r}")
+    program, *options = words[1:] if words[0] == "-m" and len(words) > 1 else words
+    known = (TRAIN, INFER, *(f"-m {module}" for module in MODULES))
+    if (f"-m {program}" if words[0] == "-m" else program) not in known:
+        raise CommandError(f"starts {program!r}; known: {', '.join(known)}")
+    settings = parsed(program, options)
+    required = ["-resume", OF] if program == INFER else []
+    defaults = parsed(program, required)
+    given = {name: value for name, value in settings.items() if value != defaults[name]}
+    taken = sorted(RUNNERS.get(program, {"out_dir"}) & given.keys())
+    if taken:
+        raise CommandError(f"gives -{taken[0]}, which is for reproduce.py and its user to say, not for a recipe")
+    if program == INFER and not str(settings["resume"]).startswith(OF):
+        raise CommandError(f"is to read the training run of this recipe: -resume {OF}/checkpoint_max.pth")
+    if program == TRAIN and settings["neuron"] == "relu":
+        given.pop("T", None)  # an ANN has no time
+    return Command(text, program, tuple(options), settings, given)
+
+
+def parsed(program: str, options: Sequence[str]) -> dict[str, Any]:
+    """The options as the program reads them.
+
+    Raises:
+        CommandError: in the words of its parser.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), typed(program, options):
+            return vars(parse_with(program)())
+    except SystemExit:
+        reason = said.getvalue().strip().removeprefix(f"{program}: error: ")
+        raise CommandError(f"is refused by {program}: {reason or 'it only prints something'}") from None
+
+
+def parse_with(program: str) -> Callable[[], Namespace]:
+    """What reads ``sys.argv`` for a program."""
+    if program == TRAIN:
+        return train_BPTT.read_options
+    if program == INFER:
+        return inference_parser(
+            datasets=inference.DATASETS,
+            models=inference.MODELS,
+            neurons=inference.NEURONS,
+            batch_norms=inference.BATCH_NORMS,
+        ).parse_args
+    return importlib.import_module(program).read_options
+
+
+@contextmanager
+def typed(program: str, options: Sequence[str]) -> Iterator[None]:
+    """``sys.argv`` as if this command had been typed."""
+    before, sys.argv = sys.argv, [program, *options]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def settings_differ(config: dict[str, Any], command: Command) -> str | None:
+    """The first setting in which a run's config.json is not this command's, in words; None if it is its run."""
+    here = json.loads(json.dumps(command.settings, default=str))
+    for name, value in here.items():
+        if name not in MAY_CHANGE - {"epochs"} | {"seed"} and config.get(name, value) != value:
+            return f"-{name} {config[name]}, not {value}"
+    return None

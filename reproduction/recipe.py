@@ -1,0 +1,213 @@
+"""Recipes: one YAML file per table or figure, read strictly. ``recipes/README.md`` describes the format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from .commands import ROOT, Command, CommandError, read_command
+from .strict import Keys, RecipeError, fail, is_number, is_numbers, is_seeds, is_text, read_yaml
+
+RECIPES = ROOT / "recipes"
+ACCURACY = "accuracy"
+VALUES = ("best", "last")
+NOT_MEASURED = "not measured"
+FIGURES = {"lines", "heat", "bars", "curves", "rates"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of a table, or one point or line of a figure.
+
+    Args:
+        paper: quantity → the paper's value; None where the paper has none in print.
+        expected: hours, memory_gb and device of one seed, measured; None where nobody has measured them.
+        command: None for what is not covered, with the reason in ``not_covered``.
+        of: the training run that the command reads, as ``recipe/id``.
+    """
+
+    recipe: str
+    id: str
+    label: str
+    paper: Mapping[str, float | None]
+    expected: Mapping[str, Any] | None
+    command: Command | None
+    not_covered: str
+    of: str | None
+
+    @property
+    def full_id(self) -> str:
+        return f"{self.recipe}/{self.id}"
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """How a recipe's figure is drawn (see :mod:`reproduction.figures`).
+
+    Args:
+        kind: lines, heat, bars, curves or rates.
+        x, line, panel: settings of the runs that tell them apart; panel may be missing.
+        quantity: what curves show: train_loss or test_loss.
+    """
+
+    kind: str
+    x: str
+    line: str
+    panel: str
+    quantity: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A table or figure.
+
+    Args:
+        value: whether the accuracy compared is that of the best epoch or of the last.
+        quoted: other methods' values that the table quotes: label → accuracy (%).
+    """
+
+    name: str
+    title: str
+    about: str
+    seeds: tuple[int, ...]
+    value: str
+    runs: tuple[Run, ...]
+    quoted: Mapping[str, float]
+    figure: FigureSpec | None
+
+
+def load_recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
+    """Every recipe by its name, the paper's first.
+
+    Raises:
+        RecipeError: naming file and key.
+    """
+    files = sorted(folder.glob("*.yaml"), key=lambda path: sort_key(path.stem))
+    if not files:
+        raise RecipeError(f"{folder} holds no recipes (*.yaml)")
+    contents = {path: read_keys(path) for path in files}
+    runs = {run.full_id: run for path, keys in contents.items() for run in own_runs(path, keys)}
+    for run in runs.values():
+        of = runs.get(run.of) if run.of else None
+        if run.of and (of is None or of.command is None or not of.command.trains):
+            fail(folder / f"{run.recipe}.yaml", f"runs.{run.id}.of", f"{run.of!r} is no training run of any recipe")
+    return {path.stem: load_recipe(path, keys, runs) for path, keys in contents.items()}
+
+
+def sort_key(name: str) -> tuple[int, str, int, str]:
+    """table1 … table8, figure2a … figure11, then the rest."""
+    kinds = ("table", "figure")
+    for rank, kind in enumerate(kinds):
+        rest = name.removeprefix(kind)
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        if rest != name and digits:
+            return rank, kind, int(digits), rest
+    return len(kinds), "", 0, name
+
+
+def read_keys(path: Path) -> Keys:
+    """A recipe's file, its keys known and none missing."""
+    return Keys(path, "", read_yaml(path), needed={"title", "about", "seeds", "value", "runs"},
+                optional={"expected", "quoted", "figure"})  # fmt: skip
+
+
+def own_runs(path: Path, keys: Keys) -> list[Run]:
+    """The runs that a recipe has itself; it may use others' besides."""
+    rows = keys.of("runs", lambda rows: isinstance(rows, list) and rows, "is to be a list of runs")
+    numbered = enumerate(rows, 1)
+    return [
+        load_run(path, row, number, keys.content)
+        for number, row in numbered
+        if not (isinstance(row, dict) and "use" in row)
+    ]
+
+
+def load_recipe(path: Path, keys: Keys, runs: Mapping[str, Run]) -> Recipe:
+    """One recipe; ``runs`` are those of all recipes, by their full id."""
+    mine: list[Run] = []
+    own = iter(own_runs(path, keys))
+    for number, row in enumerate(keys.content["runs"], 1):
+        if not (isinstance(row, dict) and "use" in row):
+            mine.append(next(own))
+            continue
+        pattern = Keys(path, f"runs.{number}.", row, needed={"use"}).of("use", is_text, "is to be text")
+        found = [run for name, run in runs.items() if fnmatchcase(name, pattern)]
+        if not found:
+            fail(path, f"runs.{number}.use", f"{pattern!r} is no run of any recipe")
+        mine += found
+    ids = [run.id for run in mine]
+    for run_id in ids:
+        if ids.count(run_id) > 1:
+            fail(path, f"runs.{run_id}.id", "stands twice")
+    has_quoted = "quoted" in keys.content
+    return Recipe(
+        name=path.stem,
+        title=keys.of("title", is_text, "is to be text"),
+        about=keys.of("about", is_text, "is to be text").strip(),
+        seeds=tuple(keys.of("seeds", is_seeds, "is to be a list of different whole numbers ≥ 0")),
+        value=keys.of("value", lambda value: value in VALUES, f"is to be one of {', '.join(VALUES)}"),
+        runs=tuple(mine),
+        quoted=keys.of("quoted", is_numbers, "is to map labels to accuracies") if has_quoted else {},
+        figure=load_figure(path, keys.content["figure"], mine) if "figure" in keys.content else None,
+    )
+
+
+def load_run(path: Path, row: Any, number: int, recipe: Mapping[str, Any]) -> Run:
+    """One entry of ``runs``; what it is expected to take may stand once for all runs of the recipe."""
+    name = str(row.get("id", number)) if isinstance(row, dict) else str(number)
+    keys = Keys(path, f"runs.{name}.", row, needed={"id", "label", "paper"},
+                optional={"command", "not_covered", "of", "expected"})  # fmt: skip
+    run_id = keys.of("id", lambda text: is_text(text) and not set(text) & set(" /{}"), "is to be a word without / { }")
+    if ("command" in row) == ("not_covered" in row):
+        fail(path, f"runs.{name}", "is to have either a command or not_covered with the reason")
+    command = None
+    if "command" in row:
+        try:
+            command = read_command(keys.of("command", is_text, "is to be text"))
+        except CommandError as error:
+            fail(path, f"runs.{name}.command", str(error))
+        if command.needs_training != ("of" in row):
+            fail(path, f"runs.{name}.of", "goes with {of} in the command, and {of} with it")
+    paper = row["paper"]
+    if not isinstance(paper, dict):
+        paper = {ACCURACY: paper}
+    if not (paper and all(is_text(key) and (value is None or is_number(value)) for key, value in paper.items())):
+        fail(path, f"runs.{name}.paper", "is to be a number, null, or a mapping of quantities to numbers or null")
+    return Run(
+        recipe=path.stem,
+        id=run_id,
+        label=keys.of("label", is_text, "is to be text"),
+        paper=paper,
+        expected=load_expected(path, f"runs.{name}.expected", row.get("expected", recipe.get("expected"))),
+        command=command,
+        not_covered=keys.of("not_covered", is_text, "is to be text") if "not_covered" in row else "",
+        of=keys.of("of", is_text, "is to be text") if "of" in row else None,
+    )
+
+
+def load_expected(path: Path, key: str, value: Any) -> Mapping[str, Any] | None:
+    """What a run takes: measured figures, or the words ``not measured``."""
+    if value == NOT_MEASURED:
+        return None
+    keys = Keys(path, f"{key}.", value, needed={"hours", "memory_gb", "device"})
+    for name in ("hours", "memory_gb"):
+        keys.of(name, is_number, "is to be a number")
+    keys.of("device", is_text, "is to be text")
+    return value
+
+
+def load_figure(path: Path, value: Any, runs: Sequence[Run]) -> FigureSpec:
+    """The ``figure`` of a recipe; what it names must be settings that its commands have."""
+    keys = Keys(path, "figure.", value, needed={"kind"}, optional={"x", "line", "panel", "quantity"})
+    kind = keys.of("kind", lambda kind: kind in FIGURES, f"is to be one of {', '.join(sorted(FIGURES))}")
+    trained = [run.command.settings for run in runs if run.command and run.command.trains]
+    for name in ("x", "line", "panel"):
+        if name in value and any(value[name] not in settings for settings in trained):
+            fail(path, f"figure.{name}", f"{value[name]!r} is no option of every command")
+    if "quantity" in value:
+        keys.of("quantity", lambda name: name in ("train_loss", "test_loss"), "is to be train_loss or test_loss")
+    filled = {"x": "T", "line": "neuron", "panel": "", "quantity": "test_loss", **value}
+    return FigureSpec(**{**filled, "kind": kind})

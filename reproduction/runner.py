@@ -1,0 +1,200 @@
+"""Runs a recipe's commands one after the other: skips what is finished, goes on with what was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from utils.device import choose_device
+from utils.run_dir import environment, naming_disk, write_aside
+
+from .commands import OF, ROOT
+from .recipe import Run
+from .results import DONE, Results
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TAIL = 4000  # bytes of standard error kept for the account of failures
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one seed."""
+
+    run: Run
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.run.full_id} seed {self.seed}"
+
+
+class StoppedError(Exception):
+    """A signal asked to stop; the command that was running has had it and has ended.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+def plan(runs: Sequence[Run], seeds: Sequence[int], results: Results) -> list[Job]:
+    """The jobs in order, each training run before what reads it, and equal commands once."""
+    jobs: dict[str, Job] = {}
+    for run in runs:
+        if run.command is None:
+            continue
+        for seed in seeds if run.command.trains or run.of else seeds[:1]:
+            if run.of:
+                trained = results.runs[run.of]
+                jobs.setdefault(results.name(trained, seed), Job(trained, seed))
+            jobs.setdefault(results.name(run, seed), Job(run, seed))
+    return list(jobs.values())
+
+
+def command_line(job: Job, results: Results, data_dir: Path) -> list[str]:
+    """The whole command, from the script on, with the options that are this machine's to say."""
+    run, name = job.run, results.name(job.run, job.seed)
+    assert run.command is not None
+    words = list(run.command.words())
+    if run.of:
+        trained = results.runs[run.of]
+        course = results.course(trained, job.seed, own=True)
+        folder = course.folder if course else results.runs_dir / results.name(trained, job.seed)
+        words = [word.replace(OF, str(folder)) for word in words]
+    if run.command.program.endswith(".py"):
+        words += ["-data_dir", str(data_dir)]
+    if run.command.trains:
+        return [*words, "-seed", str(job.seed), "-out_dir", str(results.runs_dir), "-name", name, "-resume", "auto"]
+    return [*words, "-out_dir", str(results.runs_dir / name)]
+
+
+def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]:
+    """Run every job that is not finished; a failure is noted and the next begins.
+
+    Returns:
+        A line for each failure.
+
+    Raises:
+        StoppedError: if a signal asked to stop.
+    """
+    began = time.monotonic()
+    failures: list[str] = []
+    failed: set[str] = set()
+    for number, job in enumerate(jobs, 1):
+        name = results.name(job.run, job.seed)
+        heading = f"[{number}/{len(jobs)}] {job.title}"
+        if results.is_finished(job.run, job.seed, own=True):
+            print(f"{heading}: finished already", flush=True)
+            continue
+        reads = results.name(results.runs[job.run.of], job.seed) if job.run.of else ""
+        if reads in failed:
+            reason = f"not run, because its training run {job.run.of} failed"
+        else:
+            words = command_line(job, results, data_dir)
+            print(f"{heading}, {clock(time.monotonic() - began)} since the start\n{shown(words)}", flush=True)
+            reason = run_job(job, words, results)
+        if reason:
+            failed.add(name)
+            failures.append(f"{job.title}: {reason}")
+            print(f"{heading}: FAILED: {reason}", file=sys.stderr, flush=True)
+    return failures
+
+
+def run_job(job: Job, words: Sequence[str], results: Results) -> str:
+    """Run one command to its end; returns why it failed, or ""."""
+    started = time.monotonic()
+    code, tail = call(words)
+    if code:
+        lines = [line for line in tail.splitlines() if line.strip()]
+        return f"exit code {code}" + (f": {lines[-1].strip()}" if lines else "")
+    if not job.run.command.trains:  # type: ignore[union-attr]
+        folder = results.runs_dir / results.name(job.run, job.seed)
+        about = {"command": shown(words), "seconds": time.monotonic() - started, **environment(choose_device(None))}
+        with naming_disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_aside(folder / DONE, json.dumps(about, indent=2) + "\n")
+    elif not results.is_finished(job.run, job.seed, own=True):
+        course = results.course(job.run, job.seed, own=True)
+        where = (
+            f"{course.folder} " + (f"is another run ({course.other})" if course.other else "lacks its last epoch")
+            if course
+            else "nothing"
+        )
+        return f"it ended well, but {where}: move it away and run again"
+    return ""
+
+
+def call(words: Sequence[str]) -> tuple[int, str]:
+    """Run a command in a process group of its own, and pass signals on to it once each.
+
+    A terminal sends Ctrl-C to every process of a group; training takes a second one for "at once", so it must
+    not come twice.
+
+    Returns:
+        Its exit code, and the end of what it wrote to standard error (which is passed on as it comes).
+
+    Raises:
+        StoppedError: if a signal came meanwhile.
+    """
+    program = [sys.executable, *([str(ROOT / words[0])] if words[0] != "-m" else ["-m"]), *words[1:]]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    surroundings = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    tail = b""
+    with (
+        subprocess.Popen(program, env=surroundings, stderr=subprocess.PIPE, process_group=0) as process,
+        forwarding(process) as seen,
+    ):
+        assert process.stderr is not None
+        while chunk := os.read(process.stderr.fileno(), 65536):
+            sys.stderr.write(chunk.decode(errors="replace"))
+            sys.stderr.flush()
+            tail = (tail + chunk)[-TAIL:]
+        code = process.wait()
+    if seen:
+        raise StoppedError(seen[0])
+    return code, tail.decode(errors="replace")
+
+
+@contextmanager
+def forwarding(process: subprocess.Popen) -> Iterator[list[int]]:
+    """Pass signals on to a process; yields the list of those that came."""
+    seen: list[int] = []
+
+    def forward(signum: int, frame: FrameType | None) -> None:
+        seen.append(signum)
+        # training knows two: Ctrl-C and SIGTERM; a terminal that closes means the second
+        process.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
+
+    before = {each: signal.getsignal(each) for each in FORWARDED}
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:  # nohup
+            signal.signal(each, forward)
+    try:
+        yield seen
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def shown(words: Sequence[str]) -> str:
+    """A command as one would type it."""
+    return shlex.join(["python", *words])
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
