@@ -2,6 +2,7 @@
 
 from .backends import BACKENDS, choose_backend
 from .interface import Dynamics
+from .lags import fire_windowed, gradient_by_lag, lags_of
 from .norm import SumOverRanks, norm_and_fire, norm_over_ranks
 from .sequence import fire_sequence
 
@@ -11,6 +12,9 @@ __all__ = [
     "SumOverRanks",
     "choose_backend",
     "fire_sequence",
+    "fire_windowed",
+    "gradient_by_lag",
+    "lags_of",
     "norm_and_fire",
     "norm_over_ranks",
 ]

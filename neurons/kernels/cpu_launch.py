@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .buffers import BUFFERS
 from .cpu_build import library
 from .equations import moments
 from .interface import Dynamics, States
@@ -189,7 +190,7 @@ def job_of(
 
 def room_like(x: Tensor) -> Tensor:
     """Room for a sequence with x's frames, one after the other."""
-    return torch.empty_strided(x.shape, (x[0].numel(), *x.stride()[1:]), dtype=x.dtype)
+    return BUFFERS.empty_strided(x.shape, (x[0].numel(), *x.stride()[1:]), x.dtype)
 
 
 def room_for_state(x: Tensor) -> Tensor:
