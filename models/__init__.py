@@ -48,12 +48,14 @@ def build_model(
     drop_rate: float = 0.0,
     bn: str = "per_step",
     backend: str = "auto",
+    bptt_k: int | None = None,
 ) -> SpikingNetwork:
     """Build a network by its name on the command line.
 
     Args:
         name: a key of :data:`MODELS`.
-        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend: see ``neurons.build_neuron``.
+        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend, bptt_k: see
+            ``neurons.build_neuron``.
         num_classes: K. in_channels: C. input_size: H = W.
         drop_rate: dropout probability in [0, 1), one mask per sequence.
         bn: ``"per_step"`` (the paper's), or ``"merged"``: T merged into the batch, a different network.
@@ -77,6 +79,7 @@ def build_model(
         v_reset=v_reset,
         backend=backend,
         keep_state=False,
+        bptt_k=bptt_k,
     )
     parts = Parts(make_neuron, partial(BatchNorm2d, merged=bn == "merged"), drop_rate)
     return MODELS[name](parts, num_classes, in_channels, input_size)

@@ -8,8 +8,8 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor
 
-from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence
-from .surrogate import spike_function
+from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence, fire_windowed
+from .surrogate import SURROGATES, spike_function
 
 
 class SpikingNeuron(base.MemoryModule):
@@ -31,9 +31,12 @@ class SpikingNeuron(base.MemoryModule):
             surrogate of your own, run the step function under autograd.
         keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
             convention). The networks of this project start every sequence afresh and turn it off.
+        bptt_k: gradients through time are cut after so many steps, as in the paper's Table 3: a spike's gradient
+            reaches the k steps that end with its own; 1 is the spatial gradient alone, None full BPTT. It works on
+            sequences, with a named surrogate, by back end ``"torch"``.
 
     Raises:
-        ValueError: if ``tau`` ≤ 1, or the surrogate is unknown.
+        ValueError: if ``tau`` ≤ 1, the surrogate is unknown, or ``bptt_k`` meets what cannot do it.
     """
 
     def __init__(
@@ -46,12 +49,16 @@ class SpikingNeuron(base.MemoryModule):
         step_mode: str = "m",
         backend: str = "auto",
         keep_state: bool = True,
+        bptt_k: int | None = None,
     ):
         super().__init__()
         if not tau > 1:
             raise ValueError(f"tau must be > 1, not {tau}")
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+        if bptt_k is not None:
+            check_window(bptt_k, surrogate, backend)
+        self.bptt_k = bptt_k
         self.tau, self.v_threshold, self.v_reset = float(tau), float(v_threshold), v_reset
         self.surrogate, self.alpha = surrogate, alpha
         self.spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
@@ -64,6 +71,8 @@ class SpikingNeuron(base.MemoryModule):
 
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""
+        if self.bptt_k is not None:
+            raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
         spike, *states = self.step(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
@@ -93,6 +102,8 @@ class SpikingNeuron(base.MemoryModule):
         return spike_seq
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
+            return fire_windowed(x_seq, self.learned_gamma(), states, self.dynamics(), window=self.bptt_k, last=last)
         return fire_sequence(
             x_seq, self.learned_gamma(), states, self.dynamics(), backend=self.backend_for(x_seq), last=last
         )
@@ -103,7 +114,7 @@ class SpikingNeuron(base.MemoryModule):
         Raises:
             ValueError: if ``backend`` names one that cannot.
         """
-        return choose_backend(self.backend, x_seq, self.surrogate)
+        return choose_backend("torch" if self.bptt_k is not None else self.backend, x_seq, self.surrogate)
 
     def dynamics(self) -> Dynamics:
         """What the kernels must know of this neuron; its surrogate is a named one."""
@@ -117,4 +128,19 @@ class SpikingNeuron(base.MemoryModule):
 
     def extra_repr(self) -> str:
         reset = "" if self.v_reset is None else f", v_reset={self.v_reset}"
-        return f"tau={self.tau}{reset}, surrogate={self.surrogate}, alpha={self.alpha}, step_mode={self.step_mode}"
+        cut = "" if self.bptt_k is None else f", bptt_k={self.bptt_k}"
+        return f"tau={self.tau}{reset}, surrogate={self.surrogate}, alpha={self.alpha}, step_mode={self.step_mode}{cut}"
+
+
+def check_window(bptt_k: int, surrogate: str | Callable[[Tensor], Tensor], backend: str) -> None:
+    """Refuse a ``bptt_k`` that is none, or that something else cannot do.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if bptt_k < 1:
+        raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
+    if not isinstance(surrogate, str):
+        raise ValueError(f"bptt_k works with the surrogates {', '.join(SURROGATES)}, not with one of your own")
+    if backend not in ("auto", "torch"):
+        raise ValueError(f"bptt_k is computed by backend torch, and backend {backend} was asked for; leave it out")

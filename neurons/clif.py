@@ -50,8 +50,9 @@ class CLIF(SpikingNeuron):
         step_mode: str = "m",
         backend: str = "auto",
         keep_state: bool = True,
+        bptt_k: int | None = None,
     ):
-        super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, backend, keep_state)
+        super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
         self.register_memory("m", 0.0)
 
     def step(self, c: Tensor, u: Tensor, m: Tensor) -> tuple[Tensor, ...]:

@@ -28,8 +28,9 @@ class PLIF(SpikingNeuron):
         step_mode: str = "m",
         backend: str = "auto",
         keep_state: bool = True,
+        bptt_k: int | None = None,
     ):
-        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state)
+        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
 
     def learned_gamma(self) -> Tensor:
