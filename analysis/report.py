@@ -201,7 +201,7 @@ def plot_firing_rates(rates: Mapping[str, Sequence[float]], path: Path, title: s
             layers, values, marker=marker, color=colour, markeredgecolor="black", label=f"{label} (mean {mean:.3f})"
         )
     axes.set_xticks(range(1, max(map(len, rates.values())) + 1))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * axes.get_ylim()[1])  # the highest marker whole
     axes.set_xlabel("neuron layer")
     axes.set_ylabel("firing rate (spikes per step)")
     axes.set_title(title)
