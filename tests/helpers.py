@@ -1,7 +1,8 @@
 """The training script as its users run it: a process of its own, judged by exit code, output and files.
 
 Importing torch and its libraries takes seconds, and there are many cases: :func:`run_training` forks each run from
-one process that has imported them and run nothing. ``fresh=True`` starts a new interpreter.
+one process that has imported them, run nothing and has one thread, as it sees to. ``fresh=True`` starts a new
+interpreter. No run outlives ``TIMEOUT``, nor do the processes that it starts.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -66,9 +67,8 @@ def run_training(
     """
     argv = [str(script), *map(str, args)]
     if fresh:
-        return subprocess.run(
-            [sys.executable, *argv], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=TIMEOUT
-        )
+        with started([[sys.executable, *argv]], cwd=cwd) as (process,):
+            return outcome(process)
     server = fork_server()
     assert server.stdin is not None
     assert server.stdout is not None
@@ -85,14 +85,69 @@ def run_training(
         server.stdin.flush()
         pid = int(server.stdout.readline())
         if kill_when is not None:
-            deadline = time.monotonic() + TIMEOUT
-            while not kill_when():
-                assert time.monotonic() < deadline, "what the run was to be killed at never came"
-                time.sleep(0.001)
+            wait_until(kill_when)
             with suppress(ProcessLookupError):  # it was faster
                 os.kill(pid, kill_with)
-        returncode = int(server.stdout.readline())
+        code = server.stdout.readline().strip()
+        assert code != "late", f"ended after {TIMEOUT} s: {' '.join(argv)}\n{err.read_text()}"
+        returncode = int(code)
         return CompletedProcess(argv, returncode, out.read_text(), err.read_text())
+
+
+@contextmanager
+def started(
+    commands: Sequence[Sequence[str | Path]], *, cwd: Path, environments: Sequence[Mapping[str, str]] = ()
+) -> Iterator[list[subprocess.Popen]]:
+    """Run commands side by side; at the end of the block nothing is left of them or of what they started.
+
+    Args:
+        environments: more variables for each.
+    """
+    processes = []
+    try:
+        for number, command in enumerate(commands):
+            more = environments[number] if environments else {}
+            process = subprocess.Popen(
+                [str(word) for word in command], cwd=cwd, env={**ENVIRONMENT, **more}, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            processes.append(process)
+        yield processes
+    finally:
+        send([pid for process in processes for pid in (process.pid, *descendants(process.pid))], signal.SIGKILL)
+        for process in processes:
+            process.communicate()
+
+
+def outcome(process: subprocess.Popen, timeout: float = TIMEOUT) -> CompletedProcess:
+    """What a process ended with, ``timeout`` seconds from now at the latest."""
+    out, err = process.communicate(timeout=timeout)
+    return CompletedProcess(process.args, process.returncode, out, err)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that these have."""
+    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    rows = [tuple(map(int, line.split())) for line in listing.splitlines()[1:]]
+    found = [pid]
+    for parent in found:  # it grows
+        found += [child for child, its_parent in rows if its_parent == parent]
+    return found[1:]
+
+
+def send(pids: Iterable[int], signum: int) -> None:
+    """Send a signal to those that are still there."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+
+def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
+    """Look until ``condition`` holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for never came"
+        time.sleep(0.001)
 
 
 @cache
@@ -108,14 +163,39 @@ def fork_server() -> subprocess.Popen:
 def serve() -> dict:
     """Fork a child for each request on stdin and report its pid and its exit code; returns in the children only."""
     replies = os.fdopen(os.dup(1), "w")
+    child = 0
+    is_late = False
+
+    def end_child(signum: int, frame: object) -> None:
+        nonlocal is_late
+        is_late = signum == signal.SIGALRM
+        if child:
+            os.killpg(child, signal.SIGKILL)
+        if not is_late:
+            os._exit(128 + signum)
+
+    before = {signum: signal.signal(signum, end_child) for signum in (signal.SIGALRM, signal.SIGTERM)}
     for line in sys.stdin:
         request = json.loads(line)
-        pid = os.fork()
-        if not pid:
+        threads = os.listdir("/proc/self/task")
+        assert len(threads) == 1, "a fork would lose the other threads, and keep what they had locked"
+        is_late = False
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
             return request
-        print(pid, file=replies, flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), file=replies, flush=True)
+        with suppress(PermissionError, ProcessLookupError):
+            os.setpgid(child, child)  # whoever comes first
+        signal.alarm(TIMEOUT)
+        print(child, file=replies, flush=True)
+        _, status = os.waitpid(child, 0)
+        signal.alarm(0)
+        print("late" if is_late else os.waitstatus_to_exitcode(status), file=replies, flush=True)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what it left behind
+        child = 0
     sys.exit()
 
 

@@ -1,20 +1,18 @@
-"""The ranks of test_distributed.py, forked from a process that has its libraries loaded, which torchrun's are not.
+"""What test_distributed.py asks of ranks: five training steps in float64, by four, by two and by one of them.
 
-    python tests/ranks.py W train_BPTT.py [ARGUMENT ...]
-    python tests/ranks.py W OUT MODEL [OPTION ...]
+    RANK=… WORLD_SIZE=4 python tests/ranks.py OUT PORT [PORT ...]
 
-W processes meet by the variables that torchrun sets. They run the script, or five steps in float64 of which rank 0
-saves losses and weights to OUT. Prints each rank's process id, and its exit code at the end.
+Started as torchrun starts ranks, a fresh interpreter each. All four train together; then the first two do, while the
+third trains alone. The first rank of each group saves losses, weights and figures in the folder OUT, as ``W_CASE.pt``.
 """
 
 from __future__ import annotations
 
 import os
-import runpy
-import socket
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,29 +23,44 @@ from utils.engine import evaluate, train_one_epoch
 from utils.loss import bptt_loss
 from utils.seeding import seed_all
 
+
+class Case(NamedTuple):
+    model: str
+    neuron: str = "CLIF"
+    checkpoint: bool = False
+    sync_bn: bool = True
+    size: int = 32
+
+
+CASES = {
+    "resnet18": Case("spiking_resnet18", size=25),  # the smallest that it takes
+    "vgg11": Case("spiking_vgg11_bn"),
+    "learned decay, recomputed": Case("snn5", "PLIF", checkpoint=True),
+    "batch norm by rank": Case("snn5", "PLIF", sync_bn=False),
+}
+NETWORKS = ["resnet18", "vgg11"]
+# ranks that train together, and what; the last two groups at the same time
+GROUPS = {4: ([0, 1, 2, 3], NETWORKS), 2: ([0, 1], list(CASES)), 1: ([2], list(CASES))}
 CPU = torch.device("cpu")
-STEPS, BATCH, T = 5, 5, 2  # 5 rows are uneven shares for 2 and for 4 ranks
-TESTED = 7  # and for 4 ranks, so is the one row of the last batch
+STEPS, BATCH, T = 5, 5, 2  # 5 samples are uneven shares for 2 and for 4 ranks
+TESTED = 7  # and for 4 ranks, so is the one sample of the last batch
 
 
-def batches_of(x, labels, order, epoch):
-    order.epoch = epoch
+def batches_of(x, labels, order):
     for positions in order.batches():
         yield x[positions].expand(T, *x[positions].shape), labels[positions]
 
 
-def train(out: Path, model: str, *options: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    ranks = Ranks.from_environment()
-    ranks.join(CPU)
+def train(case: Case, ranks: Ranks) -> dict:
+    """Losses of the steps, weights after them, and figures of training and evaluation."""
     seed_all(3)
-    net = build_model(model, "PLIF" if "PLIF" in options else "CLIF", backend="torch")
-    net.checkpoint = "checkpoint" in options
-    # statistics that would tell a wrong mean from a right one: each half of the data has an offset of its own
+    net = build_model(case.model, case.neuron, input_size=case.size, backend="torch")
+    net.checkpoint = case.checkpoint
+    # statistics that would tell a wrong mean from a right one: each sample has an offset of its own
     samples = STEPS * BATCH
-    x = torch.rand(samples + TESTED, 3, 32, 32) + torch.arange(samples + TESTED)[:, None, None, None] % 5
+    x = torch.rand(samples + TESTED, 3, case.size, case.size) + torch.arange(samples + TESTED)[:, None, None, None] % 5
     labels = torch.arange(samples + TESTED) % 10
-    if "no_sync_bn" not in options:
+    if case.sync_bn:
         synchronise(net, ranks.sum_over_ranks)
     parallel = ranks.parallel(net)
     share = partial(BatchOrder, rank=ranks.rank, world=ranks.world, seed=1)
@@ -64,7 +77,7 @@ def train(out: Path, model: str, *options: str) -> None:
     common = {"device": CPU, "sum_over_ranks": ranks.sum_over_ranks}
     trained = train_one_epoch(
         parallel,
-        batches_of(x, labels, order, 0),
+        batches_of(x, labels, order),
         optimizer,
         criterion,
         epoch=0,
@@ -75,45 +88,26 @@ def train(out: Path, model: str, *options: str) -> None:
         weight=order.weight,
         **common,
     )
-    seen = evaluate(net, batches_of(x[samples:], labels[samples:], tested, 0), criterion, steps=len(tested), **common)
+    seen = evaluate(net, batches_of(x[samples:], labels[samples:], tested), criterion, steps=len(tested), **common)
     losses = torch.tensor(steps) / BATCH
     if ranks.sum_over_ranks is not None:
         ranks.sum_over_ranks(losses)
-    ranks.leave()
-    if ranks.is_first:
-        figures = {"train_loss": trained["loss"], "train_acc": trained["acc"], **seen}
-        torch.save({"losses": losses, "net": net.state_dict(), "figures": figures}, out)
-
-
-def as_torchrun(rank: int, world: int, port: int) -> None:
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in variables.items()}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    figures = {"train_loss": trained["loss"], "train_acc": trained["acc"], **seen}
+    return {"losses": losses, "net": net.state_dict(), "figures": figures}
 
 
 if __name__ == "__main__":
-    world, target, *arguments = sys.argv[1:]
-    torch.set_num_threads(1)
-    port = free_port()
-    children = []
-    for rank in range(int(world)):
-        pid = os.fork()
-        if not pid:
-            if int(world) > 1:
-                as_torchrun(rank, int(world), port)
-            if target.endswith(".py"):
-                sys.argv = [target, *arguments]
-                runpy.run_path(target, run_name="__main__")
-            else:
-                train(Path(target), *arguments)
-            sys.exit()
-        print(f"rank {rank} is process {pid}", flush=True)
-        children.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    print(f"exit codes {codes}")
-    sys.exit(max(abs(code) for code in codes))
+    out, ports = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_default_dtype(torch.float64)
+    own = int(os.environ["RANK"])
+    for (world, (members, cases)), port in zip(GROUPS.items(), ports, strict=True):
+        if own not in members:
+            continue
+        os.environ |= {"RANK": str(members.index(own)), "WORLD_SIZE": str(world), "MASTER_PORT": port}
+        ranks = Ranks.from_environment()
+        ranks.join(CPU)
+        for name in cases:
+            result = train(CASES[name], ranks)
+            if ranks.is_first:
+                torch.save(result, out / f"{world}_{name}.pt")
+        ranks.leave()

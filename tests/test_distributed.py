@@ -1,12 +1,14 @@
 """Several ranks compute what one process would, only one of them writes, and none outlives another for long."""
 
-import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,33 +20,47 @@ from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
 from tests.fixtures_images import load, write_cifar10, write_tiny_imagenet
 from tests.fixtures_images import loader as loader_of
-from tests.helpers import ENVIRONMENT, ROOT, SAVED, SCRIPT, TIMING, fork_server, rows_of, run_folder, run_training
-from tests.ranks import STEPS, free_port
+from tests.helpers import (
+    ROOT,
+    SAVED,
+    SCRIPT,
+    TIMING,
+    descendants,
+    outcome,
+    rows_of,
+    run_folder,
+    run_training,
+    send,
+    started,
+    wait_until,
+)
+from tests.ranks import GROUPS, NETWORKS, STEPS
 
-RANKS = ROOT / "tests" / "ranks.py"
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
+OFTEN = ("-save_every", "0.00001")  # minutes: a checkpoint after each batch
 
 
-def in_ranks(world: int, *args, cwd: Path, **how):
-    return run_training(world, *args, cwd=cwd, script=RANKS, **how)
+def as_torchrun(world: int, **more: str) -> list[dict[str, str]]:
+    """The variables that torchrun gives to each rank."""
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} for rank in range(world)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
     """Losses, weights and figures of five steps by ``world`` ranks."""
-    home = tmp_path_factory.mktemp("steps")
-    done: dict[tuple, dict] = {}
-
-    def run(world: int, model: str, *options: str):
-        key = (world, model, *options)
-        if key not in done:
-            out = home / f"{'_'.join(map(str, key))}.pt"
-            result = in_ranks(world, out, model, *options, cwd=home)
-            assert result.returncode == 0, result.stderr
-            done[key] = torch.load(out, weights_only=True)
-        return done[key]
-
-    return run
+    out = tmp_path_factory.mktemp("steps")
+    command = [sys.executable, ROOT / "tests" / "ranks.py", out, *(str(free_port()) for _ in GROUPS)]
+    with started([command] * 4, cwd=out, environments=as_torchrun(4)) as ranks:
+        results = [outcome(rank) for rank in ranks]
+    assert [result.returncode for result in results] == [0] * 4, results
+    return lambda world, case: torch.load(out / f"{world}_{case}.pt", weights_only=True)
 
 
 def difference(one: dict, other: dict) -> float:
@@ -57,17 +73,19 @@ def difference(one: dict, other: dict) -> float:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("model", ["spiking_resnet18", "spiking_vgg11_bn"])
+@pytest.mark.parametrize("model", NETWORKS)
 def test_ranks_compute_what_one_process_does(steps, model, world):
     assert difference(steps(world, model), steps(1, model)) < 1e-9
 
 
 def test_learned_decay_and_recomputed_activations(steps):
-    assert difference(steps(2, "snn5", "PLIF", "checkpoint"), steps(1, "snn5", "PLIF", "checkpoint")) < 1e-9
+    case = "learned decay, recomputed"
+    assert difference(steps(2, case), steps(1, case)) < 1e-9
 
 
 def test_without_synchronised_batch_norm_it_is_another_network(steps):
-    assert difference(steps(2, "snn5", "PLIF", "no_sync_bn"), steps(1, "snn5", "PLIF", "checkpoint")) > 1e-2
+    case = "batch norm by rank"
+    assert difference(steps(2, case), steps(1, case)) > 1e-2
 
 
 class SumOverThreads:
@@ -169,100 +187,108 @@ def assert_close_run(folder: Path, alone: Path) -> None:
         assert row["test_loss"] == pytest.approx(expected["test_loss"], rel=5e-2)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_script_in_ranks(home, alone, world):
-    result = in_ranks(world, SCRIPT, *RUN, "-out_dir", f"ranks{world}", cwd=home)
-    assert (result.returncode, result.stderr) == (0, "")
+def torchrun(*options: str) -> list[str | Path]:
+    return [sys.executable, "-m", "torch.distributed.run", *options, SCRIPT, *RUN]
+
+
+def pid_of(launcher: subprocess.Popen, rank: int) -> int:
+    """The process of a rank that a torchrun has started; 0 before that."""
+    for pid in descendants(launcher.pid):
+        with suppress(OSError):
+            if f"RANK={rank}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                return pid
+    return 0
+
+
+def lines_of_ours(result: subprocess.CompletedProcess) -> list[str]:
+    """What the script says on stderr; torch and torchrun have more to say of a process that dies."""
+    return [line for line in result.stderr.splitlines() if line.startswith("train_BPTT.py")]
+
+
+def test_torchrun(home, alone):
+    with started([torchrun("--nproc_per_node=2", f"--master_port={free_port()}")], cwd=home) as (launcher,):
+        result = outcome(launcher)
+    assert result.returncode == 0, result.stderr
+    assert lines_of_ours(result) == []
     assert result.stdout.count("done: test accuracy best") == 1
-    assert f", {world} ranks\n" in result.stdout
-    assert_close_run(run_folder(home / f"ranks{world}"), alone)
+    assert ", 2 ranks\n" in result.stdout
+    assert_close_run(run_folder(home / "logs"), alone)
 
 
 def test_stopped_and_resumed_in_other_ranks(home, alone):
     """Two ranks are told to stop in mid-epoch; one process goes on."""
     out_dir = home / "moved"
-    ranks: list[int] = []
-
-    def has_saved() -> bool:
-        return bool(list(out_dir.glob("*/checkpoint_previous.pth"))) and bool(find_ranks(ranks))
-
-    result = in_ranks(
-        2, SCRIPT, *RUN, "-out_dir", out_dir, "-save_every", "0.00001", cwd=home,
-        kill_when=lambda: has_saved() and send(ranks, signal.SIGTERM), kill_with=0,
-    )  # fmt: skip
-    assert (result.returncode, result.stderr) == (143, "")
-    assert result.stdout.count("stopped after") == 1
-    assert "torchrun --nproc_per_node=2 " in result.stdout
+    command = [sys.executable, SCRIPT, *RUN, "-out_dir", out_dir, *OFTEN]
+    with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
+        wait_until(lambda: list(out_dir.glob("*/checkpoint_previous.pth")))
+        send([rank.pid for rank in ranks], signal.SIGTERM)
+        results = [outcome(rank) for rank in ranks]
+    assert [(result.returncode, result.stderr) for result in results] == [(143, "")] * 2
+    assert results[0].stdout.count("stopped after") == 1
+    assert "torchrun --nproc_per_node=2 " in results[0].stdout
+    assert results[1].stdout == ""
     result = run_training(*RUN, "-out_dir", out_dir, "-resume", "auto", cwd=home)
     assert (result.returncode, result.stderr) == (0, "")
     assert_close_run(run_folder(out_dir), alone)
 
 
-def find_ranks(found: list[int]) -> list[int]:
-    """The processes of the ranks that are running, in their order."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
-    rows = [tuple(map(int, line.split())) for line in listing.splitlines()[1:]]
-    children = {pid: [child for child, parent in rows if parent == pid] for pid, _ in rows}
-    for launcher in children.get(fork_server().pid, []):
-        found[:] = sorted(children[launcher])
-    return found
+@pytest.mark.slow
+def test_two_hosts(home, alone):
+    """Two torchruns that meet by c10d, as on two machines; one is told to stop, and the command printed goes on."""
+    out_dir = home / "hosts"
+    end_point = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
+    host = [*torchrun("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", end_point), "-out_dir", out_dir]
+    with started([[*host, *OFTEN]] * 2, cwd=home) as hosts:
+        wait_until(lambda: list(out_dir.glob("*/checkpoint_previous.pth")))
+        send([hosts[0].pid], signal.SIGTERM)
+        results = [outcome(process) for process in hosts]
+    assert all(result.returncode for result in results)
+    (said,) = [result.stdout for result in results if "stopped after" in result.stdout]
+    command, _, note = said.splitlines()[-1].partition("  # ")
+    assert note == "on each of the 2 nodes"
+    launcher, *words = shlex.split(command)
+    assert (launcher, words[:3]) == ("torchrun", ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"])
+    assert re.fullmatch(r"--rdzv_endpoint=\S+:29400", words[3])
+    words[3] = end_point  # the port of torchrun may be taken on this machine
+    with started([[sys.executable, "-m", "torch.distributed.run", *words]] * 2, cwd=home) as hosts:
+        results = [outcome(process) for process in hosts]
+    assert [result.returncode for result in results] == [0, 0], results
+    assert sum(result.stdout.count("done: test accuracy best") for result in results) == 1
+    assert_close_run(run_folder(out_dir), alone)
 
 
-def send(pids: list[int], signum: int) -> bool:
-    for pid in pids:
-        os.kill(pid, signum)
-    return True
-
-
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_dies_ends_the_run(home, dies):
     out_dir = home / f"dies{dies}"
-    ranks: list[int] = []
-    killed_at: list[float] = []
+    command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-epochs", "500", "-out_dir", out_dir]
+    with started([command], cwd=home) as (launcher,):
+        wait_until(lambda: list(out_dir.glob("*/metrics.jsonl")))
+        ranks = [pid_of(launcher, rank) for rank in range(2)]
+        send([ranks[dies]], signal.SIGKILL)
+        result = outcome(launcher, timeout=60)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+    assert result.returncode == 1
+    (said,) = lines_of_ours(result)
+    assert "error: another rank has died or cannot be reached" in said
 
-    def kill() -> bool:
-        if not list(out_dir.glob("*/metrics.jsonl")) or len(find_ranks(ranks)) < 2:
-            return False
-        killed_at.append(time.monotonic())
-        return send([ranks[dies]], signal.SIGKILL)
 
-    result = in_ranks(2, SCRIPT, *RUN, "-epochs", "500", "-out_dir", out_dir, cwd=home, kill_when=kill, kill_with=0)
-    assert time.monotonic() - killed_at[0] < 60
-    codes = [2, 2]
-    codes[dies] = -signal.SIGKILL
-    assert f"exit codes {codes}" in result.stdout
-    said = [line for line in result.stderr.splitlines() if line.startswith("train_BPTT.py")]  # torch has its own to say
-    assert len(said) == 1
-    assert "error: another rank has died or cannot be reached" in said[0]
-    assert "Traceback" not in result.stderr
+def test_a_rank_that_hangs_ends_the_run(home):
+    out_dir = home / "hangs"
+    command = [sys.executable, SCRIPT, *RUN, "-epochs", "500", "-out_dir", out_dir]
+    with started([command] * 2, cwd=home, environments=as_torchrun(2, RANK_TIMEOUT="3")) as ranks:
+        wait_until(lambda: list(out_dir.glob("*/metrics.jsonl")))
+        send([ranks[1].pid], signal.SIGSTOP)
+        result = outcome(ranks[0], timeout=30)
+    assert result.returncode == 2
+    (said,) = lines_of_ours(result)
+    assert "error: another rank has died or cannot be reached" in said
+    assert "-resume auto" in said
 
 
 def test_one_rank_says_what_all_would(home):
-    result = in_ranks(2, SCRIPT, *RUN, "-b", "1", cwd=home)
-    assert result.returncode == 2
-    assert result.stderr.count("\n") == 1
-    assert "fewer than the 2 ranks" in result.stderr
-    result = in_ranks(2, SCRIPT, "-neuron", "CLlF", cwd=home)
-    assert result.stderr.count("\n") == 1
-    assert "did you mean CLIF?" in result.stderr
-
-
-# -- torchrun itself
-
-
-def torchrun(home: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", *options, SCRIPT, *RUN]
-    return subprocess.Popen(
-        list(map(str, command)), cwd=home, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-@pytest.mark.slow
-def test_two_hosts(home, alone):
-    """Two torchrun processes with a rank each, as on two machines."""
-    address = ("--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={free_port()}")
-    hosts = [torchrun(home, *address, f"--node_rank={rank}") for rank in range(2)]
-    outputs = [host.communicate(timeout=300) for host in hosts]
-    assert [host.returncode for host in hosts] == [0, 0], outputs
-    assert sum(out.count("done: test accuracy best") for out, _ in outputs) == 1
-    assert_close_run(run_folder(home / "logs"), alone)
+    command = [sys.executable, SCRIPT, *RUN, "-b", "1"]
+    with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
+        results = [outcome(rank) for rank in ranks]
+    assert [result.returncode for result in results] == [2, 2]
+    (said,) = "".join(result.stderr for result in results).splitlines()
+    assert "fewer than the 2 ranks" in said

@@ -22,7 +22,7 @@ from .cli import UsageError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 MEETING = timedelta(seconds=60)  # until all ranks are there; torchrun starts them together
-SILENCE = timedelta(minutes=10)  # of a rank that hangs; one that dies is noticed at once
+SILENCE = timedelta(minutes=10)  # of one that hangs, or RANK_TIMEOUT; one that dies is noticed at once
 PREPARING = timedelta(hours=24)  # while rank 0 downloads or builds a cache
 
 
@@ -36,17 +36,19 @@ class Ranks:
 
     Args:
         rank, world: its number, and how many there are. local: its number on its machine.
+        silence: how long the others may keep it waiting.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    silence: timedelta = SILENCE
     _store: dist.Store | None = None
     _turns: int = 0
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
-        """What torchrun says in the environment; one process without it.
+        """What torchrun says in the environment; one process without it. RANK_TIMEOUT is in seconds.
 
         Raises:
             UsageError: if only some of it is there, or it makes no sense.
@@ -68,7 +70,11 @@ class Ranks:
                              f"{numbers['WORLD_SIZE']}; start with torchrun")  # fmt: skip
         if not 0 < numbers["MASTER_PORT"] < 2**16:
             raise UsageError(f"MASTER_PORT={numbers['MASTER_PORT']} in the environment is no port; start with torchrun")
-        return cls(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"])
+        text = environment.get("RANK_TIMEOUT", str(SILENCE.seconds))
+        if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
+            raise UsageError(f"RANK_TIMEOUT={text[:20]!r} in the environment is not a number of whole seconds")
+        silence = timedelta(seconds=int(text))
+        return cls(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"], silence)
 
     def __str__(self) -> str:
         return f", {self.world} ranks" if self.world > 1 else ""
@@ -124,7 +130,7 @@ class Ranks:
         try:
             store, _, _ = next(dist.rendezvous("env://", self.rank, self.world, timeout=MEETING))
             store.set_timeout(MEETING)
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=SILENCE)
+            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=self.silence)
         except (dist.DistError, RuntimeError, ValueError) as error:
             raise RankLostError(
                 f"the {self.world} ranks did not meet within {MEETING.seconds} s: {reason(error)}"

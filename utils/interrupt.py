@@ -7,13 +7,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+MEETING_PORT = 29400  # torchrun's own choice; the one of the run that is stopped it keeps to itself
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -70,12 +71,15 @@ class Watch:
         self._saved_at = time.monotonic()
 
 
-def resume_command(argv: list[str], checkpoint: Path | None, world: int = 1) -> str:
+def resume_command(
+    argv: list[str], checkpoint: Path | None, world: int = 1, environment: Mapping[str, str] = os.environ
+) -> str:
     """The command line that goes on from ``checkpoint``: this one, with its -resume.
 
     Args:
         argv: the script and its arguments; with several seeds, -resume auto finds the one that was stopped.
         world: processes of this run, started by torchrun where there are several.
+        environment: where torchrun says how many of them are on this machine, and where the machines met.
     """
     kept: list[str] = []
     seeds = 0
@@ -88,8 +92,16 @@ def resume_command(argv: list[str], checkpoint: Path | None, world: int = 1) -> 
             next(words, None)
         elif not word.startswith("-resume="):
             kept.append(word)
-    launcher = [f"torchrun --nproc_per_node={world}"] if world > 1 else [shlex.quote(Path(sys.executable).name)]
-    return " ".join([*launcher, shlex.join([*kept, "-resume", "auto" if seeds > 1 else str(checkpoint)])])
+    script = shlex.join([*kept, "-resume", "auto" if seeds > 1 else str(checkpoint)])
+    if world == 1:
+        return f"{shlex.quote(Path(sys.executable).name)} {script}"
+    here = int(environment.get("LOCAL_WORLD_SIZE", world))  # ranks on this machine, as torchrun says
+    if here == world:
+        return f"torchrun --nproc_per_node={world} {script}"
+    nodes = int(environment.get("GROUP_WORLD_SIZE", world // here))
+    meeting = shlex.quote(f"{environment.get('MASTER_ADDR', 'HOST')}:{MEETING_PORT}")
+    return (f"torchrun --nnodes={nodes} --nproc_per_node={here} --rdzv_backend=c10d --rdzv_endpoint={meeting} "
+            f"{script}  # on each of the {nodes} nodes")  # fmt: skip
 
 
 def watched(batches: Iterator[T], look_up: Callable[[], None], count: int) -> Iterator[T]:
