@@ -21,6 +21,12 @@ RECTANGLE, TRIANGLE, SIGMOID = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 
 @triton.jit
+def wide(number):
+    """An integer with 64 bits: a sequence may have more than 2³¹ elements."""
+    return tl.full((), 1, tl.int64) * number
+
+
+@triton.jit
 def surrogate_derivative(x, alpha, SURROGATE: tl.constexpr):
     if SURROGATE == RECTANGLE:
         h = tl.where(tl.abs(x) <= alpha / 2, 1 / alpha, 0.0)
@@ -75,7 +81,7 @@ def forward_kernel(
     col = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
     offset = row[:, None] * COLUMNS + col[None, :]
     mask = (row < ROWS_ALL)[:, None] & (col < COLUMNS)[None, :]
-    size = ROWS_ALL * COLUMNS
+    size, step = wide(ROWS_ALL) * COLUMNS, wide(step)
     gamma = tl.load(gamma_ptr) if LEARN else 1 - 1 / tau
     if FRESH:
         v = tl.zeros([ROWS, COLS], tl.float32) + v_reset
@@ -112,7 +118,7 @@ def backward_kernel(
     offset = row[:, None] * COLUMNS + col[None, :]
     inside = col < COLUMNS
     mask = (row < ROWS_ALL)[:, None] & inside[None, :]
-    size = ROWS_ALL * COLUMNS
+    size, step = wide(ROWS_ALL) * COLUMNS, wide(step)
     gamma = tl.load(gamma_ptr) if LEARN else 1 - 1 / tau
     zeros = tl.zeros([ROWS, COLS], tl.float32)
     g_v, g_m, g_gamma = zeros, zeros, zeros
@@ -180,13 +186,13 @@ def statistics_kernel(
     col = tl.program_id(1).to(tl.int64) * COLS + tl.arange(0, COLS)
     t = tl.program_id(2).to(tl.int64)
     inside = col < COLUMNS
-    origin = tl.load(x_ptr + t * step + col, mask=inside, other=0.0).to(tl.float32)
+    origin = tl.load(x_ptr + t * wide(step) + col, mask=inside, other=0.0).to(tl.float32)
     one = tl.zeros([ROWS, COLS], tl.float32)
     two = tl.zeros([ROWS, COLS], tl.float32)
     for tile in range(tiles):
         row = (tl.program_id(0).to(tl.int64) * tiles + tile) * ROWS + tl.arange(0, ROWS)
         mask = (row < ROWS_ALL)[:, None] & inside[None, :]
-        x = tl.load(x_ptr + t * step + row[:, None] * COLUMNS + col[None, :], mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + t * wide(step) + row[:, None] * COLUMNS + col[None, :], mask=mask, other=0.0).to(tl.float32)
         d = tl.where(mask, x - origin[None, :], 0.0)
         one += d
         two += d * d
@@ -210,8 +216,8 @@ def combine_kernel(
         scale = tl.load(scale_ptr + channel, mask=inside, other=0.0)
         a = tl.load(a_ptr + channel, mask=inside, other=0.0)
         b = tl.load(b_ptr + channel, mask=inside, other=0.0)
-        here = t * ROWS_ALL * COLUMNS + offset
+        here = wide(t) * ROWS_ALL * COLUMNS + offset
         g_y = tl.load(gy_ptr + here, mask=mask, other=0.0).to(tl.float32)
-        x = tl.load(x_ptr + t * step + offset, mask=mask, other=0.0).to(tl.float32)
+        x = tl.load(x_ptr + t * wide(step) + offset, mask=mask, other=0.0).to(tl.float32)
         g_x = g_y * scale[None, :] + x * a[None, :] + b[None, :]
         tl.store(gx_ptr + here, g_x.to(gx_ptr.dtype.element_ty), mask=mask)
