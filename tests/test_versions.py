@@ -1,0 +1,96 @@
+"""Versions stand in one place, requirements*.txt, and are those of what is imported."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+# imported here and there, and pinned by another: Triton by torch (its CUDA builds bring it), the last is this project
+NOT_PINNED = {"triton", "clif_neurons"}
+# pinned, and not imported by name
+TOOLS = {"coverage", "mypy", "pre-commit", "pytest-cov", "ruff", "types-pyyaml"}
+BEHIND_OTHERS = {"nirtorch", "setuptools"}  # SpikingJelly's NIR exchange and thop import these
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(file: str) -> dict[str, str]:
+    """Package → version of a requirements file, without those that it includes."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines()]
+    found = dict(line.split("==") for line in lines if line and not line.startswith("-r "))
+    return {normal(name): number for name, number in found.items()}
+
+
+RUN, DEV = pins("requirements.txt"), pins("requirements-dev.txt")
+
+
+def imported(paths: list[Path]) -> set[str]:
+    """Top-level packages that files import, wherever the import stands, this project's and Python's own aside."""
+    found = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found.add(node.module.split(".")[0])
+    ours = {path.stem for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"}
+    return found - ours - set(sys.stdlib_module_names) - NOT_PINNED
+
+
+def sources(*, tests: bool) -> list[Path]:
+    skipped = {"logs", "data_dir", "build"}
+    parts = {path: path.relative_to(ROOT).parts for path in ROOT.rglob("*.py")}
+    own = [
+        path for path, names in parts.items() if not any(name[0] == "." for name in names) and names[0] not in skipped
+    ]
+    return [path for path in own if tests or parts[path][0] != "tests"]
+
+
+def distributions(packages: set[str]) -> set[str]:
+    known = packages_distributions()
+    return {normal(known[package][0]) for package in packages}
+
+
+def test_what_the_project_imports_is_pinned():
+    needed = distributions(imported(sources(tests=False)))
+    assert "torch" in needed
+    assert needed <= RUN.keys(), f"not in requirements.txt: {needed - RUN.keys()}"
+
+
+def test_what_the_tests_import_is_pinned():
+    needed = distributions(imported(sources(tests=True)))
+    assert "pytest" in needed
+    assert needed <= RUN.keys() | DEV.keys(), f"in no requirements file: {needed - RUN.keys() - DEV.keys()}"
+
+
+def test_nothing_is_pinned_for_nobody():
+    needed = distributions(imported(sources(tests=True))) | TOOLS | BEHIND_OTHERS
+    assert RUN.keys() | DEV.keys() <= needed, f"nobody imports {(RUN.keys() | DEV.keys()) - needed}"
+    assert not RUN.keys() & DEV.keys()
+
+
+@pytest.mark.parametrize("package", [*RUN, *DEV])
+def test_what_is_installed_is_what_is_pinned(package):
+    installed = version(package).split("+")[0].replace("-", ".post")  # +cpu is a build; thop says -1 for .post1
+    assert installed == {**RUN, **DEV}[package], f"pip install -r requirements-dev.txt; {package} is {installed}"
+
+
+def test_the_project_has_one_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    released = re.findall(r"^## \[(\d\S*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert cited
+    assert project["version"] == cited[1] == released[0]
+    for requirement in project["dependencies"]:
+        name, relation, number = re.fullmatch(r"([\w-]+)([=>]=)([\d.]+)", requirement).groups()
+        pinned = tuple(map(int, RUN[normal(name)].split(".")))
+        bound = tuple(map(int, number.split(".")))
+        assert pinned == bound if relation == "==" else pinned >= bound, requirement
