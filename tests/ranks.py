@@ -1,9 +1,9 @@
-"""What test_distributed.py asks of ranks: five training steps in float64, by four, by two and by one of them.
+"""What test_distributed.py asks of ranks: five training steps in float64.
 
-    RANK=… WORLD_SIZE=4 python tests/ranks.py OUT PORT [PORT ...]
+    RANK=… WORLD_SIZE=… python tests/ranks.py OUT PORT=RANK,…=CASE,… [PORT=RANK,…=CASE,… ...]
 
-Started as torchrun starts ranks, a fresh interpreter each. All four train together; then the first two do, while the
-third trains alone. The first rank of each group saves losses, weights and figures in the folder OUT, as ``W_CASE.pt``.
+Started as torchrun starts ranks, a fresh interpreter each. The ranks of each argument train together, the one case
+after the other; the first of them saves losses, weights and figures in the folder OUT, as ``W_CASE.pt``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,9 @@ class Case(NamedTuple):
 CASES = {
     "resnet18": Case("spiking_resnet18", size=25),  # the smallest that it takes
     "vgg11": Case("spiking_vgg11_bn"),
-    "learned decay, recomputed": Case("snn5", "PLIF", checkpoint=True),
-    "batch norm by rank": Case("snn5", "PLIF", sync_bn=False),
+    "plif_recomputed": Case("snn5", "PLIF", checkpoint=True),
+    "no_sync_bn": Case("snn5", "PLIF", sync_bn=False),
 }
-NETWORKS = ["resnet18", "vgg11"]
-# ranks that train together, and what; the last two groups at the same time
-GROUPS = {4: ([0, 1, 2, 3], NETWORKS), 2: ([0, 1], list(CASES)), 1: ([2], list(CASES))}
 CPU = torch.device("cpu")
 STEPS, BATCH, T = 5, 5, 2  # 5 samples are uneven shares for 2 and for 4 ranks
 TESTED = 7  # and for 4 ranks, so is the one sample of the last batch
@@ -97,17 +94,19 @@ def train(case: Case, ranks: Ranks) -> dict:
 
 
 if __name__ == "__main__":
-    out, ports = Path(sys.argv[1]), sys.argv[2:]
+    out, groups = Path(sys.argv[1]), sys.argv[2:]
     torch.set_default_dtype(torch.float64)
-    own = int(os.environ["RANK"])
-    for (world, (members, cases)), port in zip(GROUPS.items(), ports, strict=True):
+    own = os.environ["RANK"]
+    for group in groups:
+        port, members, cases = (part.split(",") for part in group.split("="))
         if own not in members:
             continue
-        os.environ |= {"RANK": str(members.index(own)), "WORLD_SIZE": str(world), "MASTER_PORT": port}
+        place = {"RANK": str(members.index(own)), "WORLD_SIZE": str(len(members)), "MASTER_PORT": port[0]}
+        os.environ |= place
         ranks = Ranks.from_environment()
         ranks.join(CPU)
-        for name in cases:
-            result = train(CASES[name], ranks)
+        for case in cases:
+            result = train(CASES[case], ranks)
             if ranks.is_first:
-                torch.save(result, out / f"{world}_{name}.pt")
+                torch.save(result, out / f"{ranks.world}_{case}.pt")
         ranks.leave()

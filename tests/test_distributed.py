@@ -34,9 +34,10 @@ from tests.helpers import (
     started,
     wait_until,
 )
-from tests.ranks import GROUPS, NETWORKS, STEPS
+from tests.ranks import CASES, STEPS
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
+NETWORKS = ["resnet18", "vgg11"]
 OFTEN = ("-save_every", "0.00001")  # minutes: a checkpoint after each batch
 
 
@@ -52,40 +53,57 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def train_in_groups(out: Path, groups: dict[str, list[str]]) -> Path:
+    """Five steps of some cases by each group of ranks (see tests/ranks.py); where the results are."""
+    arguments = [f"{free_port()}={members}={','.join(cases)}" for members, cases in groups.items()]
+    world = max(members.count(",") + 1 for members in groups)
+    command = [sys.executable, ROOT / "tests" / "ranks.py", out, *arguments]
+    with started([command] * world, cwd=out, environments=as_torchrun(world)) as ranks:
+        results = [outcome(rank) for rank in ranks]
+    assert [result.returncode for result in results] == [0] * world, results
+    return out
+
+
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """Losses, weights and figures of five steps by ``world`` ranks."""
-    out = tmp_path_factory.mktemp("steps")
-    command = [sys.executable, ROOT / "tests" / "ranks.py", out, *(str(free_port()) for _ in GROUPS)]
-    with started([command] * 4, cwd=out, environments=as_torchrun(4)) as ranks:
-        results = [outcome(rank) for rank in ranks]
-    assert [result.returncode for result in results] == [0] * 4, results
-    return lambda world, case: torch.load(out / f"{world}_{case}.pt", weights_only=True)
+    """Five steps of every case by one process and by two; of one small network by four."""
+    everything = list(CASES)  # "2" alone and "0,1" run at the same time
+    groups = {"0,1,2,3": ["plif_recomputed"], "0,1": everything, "2": everything}
+    return train_in_groups(tmp_path_factory.mktemp("steps"), groups)
 
 
-def difference(one: dict, other: dict) -> float:
+@pytest.fixture(scope="module")
+def steps_of_four(tmp_path_factory):
+    return train_in_groups(tmp_path_factory.mktemp("four"), {"0,1,2,3": NETWORKS})
+
+
+def difference(one: Path, other: Path) -> float:
     """The largest difference of any loss, figure or weight."""
-    assert len(one["losses"]) == STEPS
-    pairs = [(one["losses"], other["losses"])]
-    pairs += [(one["net"][name].double(), other["net"][name].double()) for name in one["net"]]
-    pairs += [(torch.tensor(one["figures"][name]), torch.tensor(other["figures"][name])) for name in one["figures"]]
-    return max((a - b).abs().max().item() for a, b in pairs)
+    a, b = (torch.load(path, weights_only=True) for path in (one, other))
+    assert len(a["losses"]) == STEPS
+    pairs = [(a["losses"], b["losses"])]
+    pairs += [(a["net"][name].double(), b["net"][name].double()) for name in a["net"]]
+    pairs += [(torch.tensor(a["figures"][name]), torch.tensor(b["figures"][name])) for name in a["figures"]]
+    return max((x - y).abs().max().item() for x, y in pairs)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("model", NETWORKS)
-def test_ranks_compute_what_one_process_does(steps, model, world):
-    assert difference(steps(world, model), steps(1, model)) < 1e-9
+@pytest.mark.parametrize("case", [*NETWORKS, "plif_recomputed"])
+def test_two_ranks_compute_what_one_process_does(steps, case):
+    assert difference(steps / f"2_{case}.pt", steps / f"1_{case}.pt") < 1e-9
 
 
-def test_learned_decay_and_recomputed_activations(steps):
-    case = "learned decay, recomputed"
-    assert difference(steps(2, case), steps(1, case)) < 1e-9
+def test_four_ranks_compute_what_one_process_does(steps):
+    assert difference(steps / "4_plif_recomputed.pt", steps / "1_plif_recomputed.pt") < 1e-9
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", NETWORKS)
+def test_four_ranks_compute_what_one_process_does_in_deep_networks(steps, steps_of_four, case):
+    assert difference(steps_of_four / f"4_{case}.pt", steps / f"1_{case}.pt") < 1e-9
 
 
 def test_without_synchronised_batch_norm_it_is_another_network(steps):
-    case = "batch norm by rank"
-    assert difference(steps(2, case), steps(1, case)) > 1e-2
+    assert difference(steps / "2_no_sync_bn.pt", steps / "1_no_sync_bn.pt") > 1e-2
 
 
 class SumOverThreads:
