@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from http.client import HTTPException
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
+from .scratch import scratch_folder
 from .task import DataError
 
 CHUNK = 1 << 20  # bytes per read
@@ -50,9 +50,8 @@ def fetch(url: str, path: Path, md5: str, hint: str = "", *, download: bool = Tr
     if not download:
         raise DataError(f"{path} is missing and downloads are off; {how}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as aside:
-            part = Path(aside) / path.name
+        with scratch_folder(path.parent) as aside:
+            part = aside / path.name
             found = _receive(url, part, how)
             if found != md5:
                 size = part.stat().st_size
@@ -96,8 +95,7 @@ def safe_extract(archive: Path, folder: Path) -> None:
             already.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".extract-") as aside:
+        with scratch_folder(folder) as aside:
             if archive.suffix == ".zip":
                 with zipfile.ZipFile(archive) as unzip:
                     infos = unzip.infolist()
@@ -110,7 +108,7 @@ def safe_extract(archive: Path, folder: Path) -> None:
                     for member in members:
                         _check_member(archive, member.name, is_link=not (member.isfile() or member.isdir()))
                     untar.extractall(aside, tqdm(members, desc=archive.name, disable=None), filter="data")
-            tops = sorted(Path(aside).iterdir())
+            tops = sorted(aside.iterdir())
             for top in tops:
                 if (folder / top.name).exists():
                     raise DataError(f"{folder / top.name} is in the way of {archive}; remove it to unpack again")

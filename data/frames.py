@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
+from .scratch import scratch_folder
 from .task import DataError
 
 BILINEAR = InterpolationMode.BILINEAR
@@ -35,19 +34,16 @@ def build_aside(target: Path) -> Iterator[Path]:
     Raises:
         DataError: if it cannot be written.
     """
-    scratch = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
-        scratch.mkdir(parents=True)
-        yield scratch / target.name
-        try:
-            (scratch / target.name).rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was first, with the same content
-                raise
+        with scratch_folder(target.parent) as scratch:
+            yield scratch / target.name
+            try:
+                (scratch / target.name).rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was first, with the same content
+                    raise
     except OSError as error:
         raise DataError(f"{target} cannot be built ({error})") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def cached_frames(

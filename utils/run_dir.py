@@ -43,6 +43,8 @@ class RunDir:
         self._metrics = path / "metrics.jsonl"
         with naming_disk(path):
             self._lock = lock(path / LOCK)
+            for torn in path.glob("*.tmp"):  # of a process that was killed while it wrote
+                torn.unlink()
             self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch or None)
             kept = [row for row in read_metrics(self._metrics) if row["epoch"] < first_epoch]
             write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
@@ -146,7 +148,10 @@ def naming_disk(path: Path) -> Iterator[None]:
 def write_aside(path: Path, text: str) -> None:
     """Write a text file so that it is the old one or the new one, never a part of it."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text)
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(aside, path)
 
 

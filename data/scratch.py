@@ -1,0 +1,45 @@
+"""Folders for what is being made: gone when it is done; what killed processes leave goes at the next start."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+MARK = ".making-"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, which is made if missing, for the length of the block.
+
+    A locked file beside it says that its process lives.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(parent)
+    scratch = parent / f"{MARK}{uuid4().hex}"
+    lock = scratch.with_suffix(".lock")
+    with lock.open("w") as file:
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            scratch.mkdir()
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the scratch folders in ``parent`` whose processes are gone, where that can be told."""
+    for lock in parent.glob(f"{MARK}*.lock"):
+        with suppress(OSError), lock.open("r+") as file:  # held by another process, or gone meanwhile
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
