@@ -29,7 +29,7 @@ from data import DATASETS, DataError, build_dataset
 from data.resident import build_loader
 from data.task import Split, Task, stratified_split
 from models import BATCH_NORMS, MODELS, build_model
-from neurons import HARD_RESET, NEURONS
+from neurons import HARD_RESET, NEURONS, OURS
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_of
 from utils.cli import UsageError
 from utils.device import choose_device
@@ -78,6 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         in_channels=task.in_channels,
         input_size=task.input_size,
         bn=run.bn,
+        T=run.T,
     )
     frame = (task.in_channels, task.input_size, task.input_size)
     one_value = not isinstance(run.tau, dict) and not isinstance(run.v_reset, dict)
@@ -187,8 +188,14 @@ def check_request(run: Namespace, out_dir: Path) -> None:
         raise UsageError(
             f"-neuron {run.neuron}: {run.resume} was trained with {run.trained_with}; its weights run as that or as LIF"
         )
-    if run.trained_with == "relu" and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
-        raise UsageError(f"{run.resume} was trained with relu, as an ANN: its weights do not run as LIF")
+    if run.trained_with not in OURS and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
+        what = (
+            "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which learns more than LIF has"
+        )
+        raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF")
+    if run.trained_with not in (*OURS, "relu") and (run.profile or run.export):
+        option = "-profile" if run.profile else "-export"
+        raise UsageError(f"{option} knows {', '.join(OURS)} and relu, and nothing of {run.trained_with}")
     if run.v_reset is not None and run.neuron not in HARD_RESET:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):

@@ -21,11 +21,11 @@ from spikingjelly.activation_based import functional
 
 from data import DATASETS, DataError, build_dataset
 from data.resident import build_loader
-from models import BATCH_NORMS, MODELS, build_model, synchronise
-from neurons import BACKENDS, HARD_RESET, NEURONS, SURROGATES
+from models import BATCH_NORMS, MODELS, NETWORK_OPTIONS, build_model, exchange_neurons, synchronise
+from neurons import BACKENDS, HARD_RESET, NEURONS, OURS, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
-from utils.cli import UsageError, training_parser
+from utils.cli import UsageError, check_training_options, exchange_of, training_parser
 from utils.device import amp_dtype, choose_device
 from utils.distributed import RankLostError, Ranks, naming_lost_ranks
 from utils.engine import (
@@ -60,12 +60,9 @@ def read_options() -> Namespace:
     args = parser.parse_args()
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
-    if args.checkpoint and args.step_mode == "s":
-        parser.error("-checkpoint works layer by layer: leave -step_mode s out")
-    if args.v_reset is not None and args.neuron not in HARD_RESET:
-        parser.error(f"-v_reset: {args.neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
-    if len(args.seed) > 1 and args.resume not in (None, Path("auto")):
-        parser.error("-resume goes on with one run, and -seed names several: take -resume auto, or one seed")
+    check_training_options(
+        parser, args, hard_reset=HARD_RESET, ours=OURS, weightless=WEIGHTLESS, whole_sequences=WHOLE_SEQUENCES
+    )
     return args
 
 
@@ -119,9 +116,8 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
         world=ranks.world,
     )
     train_batches = load(task.train, shuffle=True, drop_last=task.drop_last, mix=task.mix)
-    held_out = {"test": load(task.test, shuffle=False)}
-    if task.val is not None:
-        held_out["val"] = load(task.val, shuffle=False)
+    splits = {"test": task.test, "val": task.val}
+    held_out = {part: load(split, shuffle=False) for part, split in splits.items() if split is not None}
     if not len(train_batches):
         raise UsageError(f"-b {args.b} is more than the {len(task.train)} training samples; lower it")
 
@@ -134,13 +130,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
             num_classes=task.num_classes,
             in_channels=task.in_channels,
             input_size=task.input_size,
-            tau=args.tau,
-            surrogate=args.surrogate,
-            alpha=args.alpha,
-            v_reset=args.v_reset,
-            drop_rate=args.drop_rate,
-            bn=args.bn,
-            backend=args.backend,
+            **{name: getattr(args, name) for name in NETWORK_OPTIONS},
         )
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
@@ -207,7 +197,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
         stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
         sums = meter.over_ranks(ranks.sum_over_ranks).sums()
         if run is not None:
-            save_checkpoint(state.after(epoch, step, sums), run.latest, run.previous)
+            save_checkpoint(state.after(epoch, step, sums) | exchanged, run.latest, run.previous)
         watch.saved()
         if signum:
             ranks.leave()
@@ -218,8 +208,13 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
     # -- epochs
     watch = Watch(args.save_every, patient=ranks.world > 1)
     watch.start()
+    exchange_at, neuron = exchange_of(args.switch_neuron) if args.switch_neuron else (None, args.neuron)
+    exchanged: dict[str, str] = {}  # what a checkpoint must say of it, for inference.py
     for epoch in range(state.epoch, args.epochs):
         started = time.perf_counter()
+        if exchange_at is not None and epoch == max(exchange_at, state.epoch):
+            exchange_neurons(net, neuron)
+            exchanged["neuron"] = neuron
         resuming = epoch == state.epoch
         start = state.step if resuming else 0
         meter = Meter(device, state.sums if resuming and ranks.is_first else None)
@@ -273,7 +268,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
         # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
         if run is not None:
             run.log(row)
-            after_epoch = state.after(epoch + 1)
+            after_epoch = state.after(epoch + 1) | exchanged
             if is_best:
                 save_checkpoint(after_epoch, run.best)
             save_checkpoint(after_epoch, run.latest, run.previous)

@@ -10,12 +10,21 @@ from torch import Tensor
 from neurons import build_neuron
 
 from .chain import snn5, snn5_noAP, vggsnn
+from .exchange import exchange_neurons
 from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork, synchronise
 from .mlp import SpikingMLP
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
-__all__ = ["BATCH_NORMS", "MODELS", "SpikingNetwork", "build_model", "synchronise"]
+__all__ = [
+    "BATCH_NORMS",
+    "MODELS",
+    "NETWORK_OPTIONS",
+    "SpikingNetwork",
+    "build_model",
+    "exchange_neurons",
+    "synchronise",
+]
 
 MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "spiking_resnet18": spiking_resnet18,
@@ -32,6 +41,8 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "snn5_noAP": snn5_noAP,
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
+# what the command line calls by the same names
+NETWORK_OPTIONS = ("tau", "surrogate", "alpha", "v_reset", "drop_rate", "bn", "backend", "bptt_k", "T")
 
 
 def build_model(
@@ -49,12 +60,13 @@ def build_model(
     bn: str = "per_step",
     backend: str = "auto",
     bptt_k: int | None = None,
+    T: int | None = None,
 ) -> SpikingNetwork:
     """Build a network by its name on the command line.
 
     Args:
         name: a key of :data:`MODELS`.
-        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend, bptt_k: see
+        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend, bptt_k, T: see
             ``neurons.build_neuron``.
         num_classes: K. in_channels: C. input_size: H = W.
         drop_rate: dropout probability in [0, 1), one mask per sequence.
@@ -80,6 +92,7 @@ def build_model(
         backend=backend,
         keep_state=False,
         bptt_k=bptt_k,
+        T=T,
     )
     parts = Parts(make_neuron, partial(BatchNorm2d, merged=bn == "merged"), drop_rate)
     return MODELS[name](parts, num_classes, in_channels, input_size)

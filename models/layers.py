@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import base, functional, layer
 from torch import Tensor, nn
 
-from neurons import SpikingNeuron, kernels
+from neurons import NEURONS, ReLU, SpikingNeuron, kernels
 
 from .recompute import recompute, recomputing
 
@@ -217,7 +217,8 @@ class SpikingNetwork(nn.Module, base.StepModule):
         """
         neurons = [module for module in self.modules() if isinstance(module, SpikingNeuron)]
         if not neurons:
-            return "no neurons"
+            others = tuple(kind for kind in NEURONS.values() if kind is not ReLU)
+            return "neurons under autograd" if any(isinstance(m, others) for m in self.modules()) else "no neurons"
         if self.step_mode == "s":
             return "step by step under autograd"
         return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"

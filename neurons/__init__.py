@@ -12,18 +12,24 @@ from torch import Tensor, nn
 
 from .base import SpikingNeuron
 from .clif import CLIF, clif_step
+from .glif import GLIF
 from .kernels import BACKENDS
+from .klif import KLIF
 from .lif import LIF, lif_step
 from .plif import PLIF
+from .psn import PSN
 from .relu import ReLU
 from .surrogate import SURROGATES
 
 __all__ = [
     "BACKENDS",
     "CLIF",
+    "GLIF",
+    "KLIF",
     "LIF",
     "NEURONS",
     "PLIF",
+    "PSN",
     "SURROGATES",
     "ReLU",
     "SpikingNeuron",
@@ -32,9 +38,19 @@ __all__ = [
     "lif_step",
 ]
 
-NEURONS: dict[str, type[nn.Module]] = {"LIF": LIF, "PLIF": PLIF, "CLIF": CLIF, "relu": ReLU}
+NEURONS: dict[str, type[nn.Module]] = {
+    "LIF": LIF,
+    "PLIF": PLIF,
+    "CLIF": CLIF,
+    "KLIF": KLIF,
+    "GLIF": GLIF,
+    "PSN": PSN,
+    "relu": ReLU,
+}
 HARD_RESET = ("LIF", "PLIF")  # neurons that a v_reset means something to
-CUT = ("LIF", "PLIF", "CLIF")  # neurons whose gradients through time a bptt_k can cut
+OURS = ("LIF", "PLIF", "CLIF")  # neurons of SpikingNeuron: they have back ends, a bptt_k, and a twin in LIF
+WEIGHTLESS = ("LIF", "CLIF")  # those of them that learn nothing: one can stand in for the other in mid-training
+WHOLE_SEQUENCES = ("GLIF", "PSN")  # neurons with weights for each of T steps, which they see at once
 
 
 def build_neuron(
@@ -49,16 +65,20 @@ def build_neuron(
     backend: str = "auto",
     keep_state: bool = True,
     bptt_k: int | None = None,
+    T: int | None = None,
 ) -> nn.Module:
     """Build a neuron by its name on the command line.
 
     Args:
         name: a key of :data:`NEURONS`.
         tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k: see
-            :class:`SpikingNeuron`. ``relu`` has no use for any but ``step_mode``.
+            :class:`SpikingNeuron`. KLIF has no use for ``keep_state``: it keeps its state until ``reset``. GLIF and PSN
+            learn what ``tau`` and ``v_threshold`` say. ``relu`` has no use for any but ``step_mode``.
+        T: time steps; GLIF and PSN need it, the others take any length.
 
     Raises:
-        ValueError: if the name is unknown, ``tau`` ≤ 1, or ``v_reset`` or ``bptt_k`` is set for a neuron without one.
+        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or ``v_reset``, ``bptt_k``, ``backend`` or
+            ``step_mode`` asks for what the neuron has not.
     """
     if name not in NEURONS:
         near = get_close_matches(name.upper(), NEURONS, n=1)
@@ -66,10 +86,20 @@ def build_neuron(
         raise ValueError(f"unknown neuron {name!r}{hint} Known: {', '.join(NEURONS)}")
     if v_reset is not None and name not in HARD_RESET:
         raise ValueError(f"{name} has no reset value: v_reset works with {' and '.join(HARD_RESET)}")
-    if bptt_k is not None and name not in CUT:
-        raise ValueError(f"bptt_k works with {', '.join(CUT[:-1])} and {CUT[-1]}, not with {name}")
+    if bptt_k is not None and name not in OURS:
+        raise ValueError(f"bptt_k works with {', '.join(OURS[:-1])} and {OURS[-1]}, not with {name}")
     if name == "relu":
         return ReLU(step_mode)
+    if name not in OURS and backend not in ("auto", "torch"):
+        raise ValueError(f"{name} is computed by torch, and backend {backend} was asked for; leave it out")
+    if name in WHOLE_SEQUENCES and step_mode != "m":
+        raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")
+    if name == "KLIF":
+        return KLIF(tau, v_threshold, surrogate, alpha, step_mode)
+    if name == "GLIF":
+        return GLIF(T, surrogate, alpha)
+    if name == "PSN":
+        return PSN(T, surrogate, alpha)
     shared = {
         "tau": tau,
         "v_threshold": v_threshold,

@@ -116,7 +116,7 @@ print(clif_neurons.__file__)
 assert "neurons" not in __import__("sys").modules
 for name in clif_neurons.NEURONS:
     x = torch.rand(3, 2, 4, requires_grad=True)
-    build_neuron(name)(x).sum().backward()
+    build_neuron(name, T=3)(x).sum().backward()
     assert x.grad.abs().sum() > 0
 """
 

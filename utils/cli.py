@@ -93,6 +93,25 @@ def folder_name(text: str) -> str:
     return text
 
 
+def exchange(neurons: Collection[str]) -> Callable[[str], str]:
+    """An option type: EPOCH:NEURON, an exchange of neurons at the start of an epoch; see :func:`exchange_of`."""
+    epoch_of, neuron_of = number(int, least=0), one_of("neuron", neurons)
+
+    def parse(text: str) -> str:
+        epoch, colon, neuron = text.partition(":")
+        if not colon:
+            raise argparse.ArgumentTypeError(f"{text!r} is not EPOCH:NEURON, such as 40:CLIF")
+        return f"{epoch_of(epoch)}:{neuron_of(neuron)}"
+
+    return parse
+
+
+def exchange_of(text: str) -> tuple[int, str]:
+    """What ``-switch_neuron`` says: the epoch, counted from 0, and the neuron."""
+    epoch, _, neuron = text.partition(":")
+    return int(epoch), neuron
+
+
 def training_parser(
     *,
     datasets: Collection[str],
@@ -123,6 +142,8 @@ def training_parser(
     add = parser.add_argument_group("network").add_argument
     add("-model", type=one_of("model", models), default="spiking_vgg11_bn", help=f"one of {', '.join(models)}")
     add("-neuron", "-neuron_model", type=one_of("neuron", neurons), default="CLIF", help=f"one of {', '.join(neurons)}")
+    add("-switch_neuron", type=exchange(neurons), default=None, metavar="EPOCH:NEURON", help="exchange the neurons "
+        "for these at the start of that epoch (Figure 3a); LIF and CLIF")  # fmt: skip
     add("-T", type=positive, default=6, help="time steps (relu sets 1)")
     add("-tau", type=number(float, above=1), default=2.0, help="membrane time constant, in steps; PLIF starts here")
     add("-v_reset", type=number(float), default=None, help="hard reset to this value; None is the soft reset")
@@ -146,6 +167,8 @@ def training_parser(
     add("-loss_means", type=number(float), default=1.0, help="the MSE's target for every logit")
     add("-mse_n_reg", action="store_true", help="take the one-hot label as the MSE's target instead")
     add("-label_smoothing", type=share, default=0.0, help="label smoothing of the CE")
+    add("-bptt_k", type=positive, default=None, help="cut gradients through time after k steps (Table 3): 1 is the "
+        "spatial gradient alone, None full BPTT")  # fmt: skip
     add("-amp", action="store_true", default=True, help="mixed precision: float16 on CUDA, bfloat16 elsewhere")
     add("-no_amp", dest="amp", action="store_false", default=argparse.SUPPRESS, help="float32 throughout")
     add("-seed", type=number(int, least=0), nargs="+", default=[2022], help="seed of every random state; several make "
@@ -171,3 +194,50 @@ def training_parser(
     add("-pre_train", type=Path, default=None, help="start from these weights")
     add("-save_init", action="store_true", help="keep the weights before training as checkpoint_init.pth")
     return parser
+
+
+def check_training_options(
+    parser: OneLineParser,
+    args: argparse.Namespace,
+    *,
+    hard_reset: Collection[str],
+    ours: Collection[str],
+    weightless: Collection[str],
+    whole_sequences: Collection[str],
+) -> None:
+    """Refuse options that do not go together, as far as that can be seen without data or a network.
+
+    Args:
+        hard_reset, ours, weightless, whole_sequences: the neurons that can what their names say; see ``neurons``.
+    """
+    neuron = args.neuron
+    if args.checkpoint and args.step_mode == "s":
+        parser.error("-checkpoint works layer by layer: leave -step_mode s out")
+    if args.v_reset is not None and neuron not in hard_reset:
+        parser.error(f"-v_reset: {neuron} has no reset value; it works with {' and '.join(hard_reset)}")
+    if args.step_mode == "s" and neuron in whole_sequences:
+        parser.error(f"-step_mode s: {neuron} sees whole sequences; leave it out")
+    if args.backend in ("compile", "triton") and ((neuron not in ours and neuron != "relu") or args.bptt_k is not None):
+        what = neuron if neuron not in ours else "-bptt_k"
+        parser.error(f"-backend {args.backend}: {what} is computed by torch; leave -backend out")
+    if args.bptt_k is not None and neuron not in ours:
+        parser.error(f"-bptt_k cuts the gradients through time of {', '.join(ours)}, not of {neuron}")
+    if args.bptt_k is not None and args.step_mode == "s":
+        parser.error("-bptt_k works on whole sequences: leave -step_mode s out")
+    if args.switch_neuron is not None:
+        epoch, other = exchange_of(args.switch_neuron)
+        for name in (neuron, other):
+            if name not in weightless:
+                parser.error(
+                    f"-switch_neuron exchanges {' and '.join(weightless)}, which learn nothing, and not {name}"
+                )
+        if neuron == other:
+            parser.error(f"-switch_neuron {args.switch_neuron}: the network has {neuron} from the start")
+        if args.v_reset is not None and other not in hard_reset:
+            parser.error(f"-v_reset: {other} has no reset value, and -switch_neuron goes over to it")
+        if epoch >= args.epochs:
+            parser.error(
+                f"-switch_neuron {args.switch_neuron}: -epochs {args.epochs} end before that; they count from 0"
+            )
+    if len(args.seed) > 1 and args.resume not in (None, Path("auto")):
+        parser.error("-resume goes on with one run, and -seed names several: take -resume auto, or one seed")

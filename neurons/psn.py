@@ -1,0 +1,40 @@
+"""PSN: the parallel spiking neuron (Fang et al., NeurIPS 2023), SpikingJelly's node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spikingjelly.activation_based import neuron
+from torch import Tensor
+
+from .precision import check_sequence, check_steps, in_float32
+from .surrogate import spike_function
+
+
+class PSN(neuron.PSN):
+    """h = W·x over time, s = Θ(h − V_th): W [T, T] and −V_th [T, 1] are learned, ``weight`` and ``bias``.
+
+    W starts small and V_th at 1, where a narrow surrogate may see little for small T (its paper takes a wide one).
+    It has no state, leak or reset, sees later steps from earlier ones, and takes whole sequences only (``'m'``).
+
+    Args:
+        T: time steps.
+        surrogate, alpha: as in :class:`neurons.SpikingNeuron`.
+
+    Raises:
+        ValueError: if ``T`` is missing, or a sequence of another length comes in.
+    """
+
+    def __init__(
+        self,
+        T: int | None = None,
+        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
+        alpha: float = 1.0,
+    ):
+        spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
+        super().__init__(check_steps("PSN", T), surrogate_function=spike)
+
+    def forward(self, x_seq: Tensor) -> Tensor:
+        """Input current [T, N, *] → spikes [T, N, *]."""
+        check_sequence("PSN", self.T, x_seq)
+        return in_float32(super().forward, x_seq)
