@@ -20,11 +20,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
-from reproduction.recipe import Recipe, RecipeError, Run, load_recipes
+from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
 from reproduction.report import show, write_report
 from reproduction.results import Results
 from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
 from reproduction.smoke import smoke
+from reproduction.strict import RecipeError
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 
@@ -59,11 +60,13 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         add("recipe", nargs="*", help="these recipes alone; none means all")
         add("--processes", type=number(int, least=1), default=os.cpu_count(), help="how many at once")
     elif name != "list":
-        add("recipe", nargs="?" if name == "report" else None, default=ALL, help="table1, figure2b …; report: or all")
+        add("recipe", nargs="?" if name == "report" else None, default=ALL,
+            help="table1, figure2b …" + (" or all" if name == "report" else ""))  # fmt: skip
     if name == "run":
         add("--only", nargs="+", metavar="ID", help="these runs of the recipe alone")
         add("--data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
         add("--dry-run", action="store_true", help="print the commands, run nothing")
+    add("--recipes", type=Path, default=RECIPES, help="folder of the recipes")
     if name in ("run", "report"):
         add("--seeds", type=natural, nargs="+", help="in place of the recipe's seeds")
     if name in ("list", "run", "report"):
@@ -76,7 +79,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = read_options(argv)
-    recipes = load_recipes()
+    recipes = load_recipes(args.recipes)
     runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
     if args.command == "smoke":
         chosen = [known(recipes, name, "recipe") for name in args.recipe] or list(recipes.values())

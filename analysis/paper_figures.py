@@ -16,13 +16,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .figure_style import GREY, HATCHES, NEURON_STYLES, SERIES_STYLES, WIDTH, in_style, save_figure
 
 HEIGHT = 2.3  # inches of a row of panels
 IN_A_ROW = 3
+WIDTHS = {1: 0.58 * WIDTH, 2: 0.85 * WIDTH, 3: WIDTH}  # inches, by panels in a row
 NAMES = {"relu": "ReLU"}
 
 
@@ -31,14 +31,18 @@ class Line:
     """One line, or one group of bars.
 
     Args:
-        label: what the legend says; a neuron's name gives it the neuron's style.
+        label: what the legend says.
         points: x → the value of each seed.
         paper: x → the paper's value.
+        look: the neuron whose style it takes; "" takes the label's, or else one by its place.
+        event: an x at which something happens to it, marked by a vertical line.
     """
 
     label: str
     points: dict[Any, Sequence[float]] = field(default_factory=dict)
     paper: dict[Any, float] = field(default_factory=dict)
+    look: str = ""
+    event: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ def standard_error(values: Sequence[float]) -> float:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def style_of(label: str, number: int) -> dict[str, Any]:
+def style_of(line: Line, number: int) -> dict[str, Any]:
     """A neuron's own style, else one by its place."""
-    return dict(NEURON_STYLES.get(label) or SERIES_STYLES[number % len(SERIES_STYLES)])
+    return dict(NEURON_STYLES.get(line.look or line.label) or SERIES_STYLES[number % len(SERIES_STYLES)])
 
 
 def draw_lines(panels: Sequence[Panel], path: Path, *, x_label: str, y_label: str, powers_of_two: bool) -> None:
@@ -70,7 +74,7 @@ def draw_lines(panels: Sequence[Panel], path: Path, *, x_label: str, y_label: st
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
             for number, line in enumerate(panel.lines):
-                style = style_of(line.label, number)
+                style = style_of(line, number)
                 if line.points:
                     means = [mean(values) for values in line.points.values()]
                     errors = [standard_error(values) for values in line.points.values()]
@@ -93,17 +97,23 @@ def draw_curves(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
             for number, line in enumerate(panel.lines):
-                style = style_of(line.label, number)
+                style = style_of(line, number)
                 epochs = list(line.points)
                 means = [mean(values) for values in line.points.values()]
                 errors = [standard_error(values) for values in line.points.values()]
-                axes.plot(epochs, means, **style, markevery=max(1, len(epochs) // 8))
+                between = max(1, len(epochs) // 6)  # markers, and not at the same place on every line
+                axes.plot(epochs, means, **style, markevery=(number * between // len(panel.lines), between))
+                if line.event is not None:
+                    axes.axvline(line.event, color=style["color"], linestyle=":", linewidth=0.9)
                 low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
                 axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             values = [mean(values) for line in panel.lines for values in line.points.values()]
             if values and min(values) > 0 and max(values) > 8 * min(values):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+                axes.yaxis.set_minor_locator(NullLocator())
             finish(axes, panel, "epoch", y_label)
         add_legend(figure, panels)
         save_figure(figure, path)
@@ -116,7 +126,7 @@ def draw_bars(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
         for panel, axes in zip(panels, all_axes, strict=True):
             heights: list[float] = []
             for place, line in enumerate(panel.lines):
-                style = style_of(line.label, place)
+                style = style_of(line, place)
                 for values in line.points.values():
                     height, error = mean(values), standard_error(values)
                     heights += [height - error, height + error]
@@ -131,7 +141,7 @@ def draw_bars(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
                         axes.annotate(f"{height:.2f}", (place, height), ha="center", fontsize=6, xytext=(0, 2),
                                       textcoords="offset points")  # fmt: skip
             names = [NAMES.get(line.label, line.label) for line in panel.lines]
-            axes.set_xticks(range(len(names)), names, fontsize=6 if len(names) > 5 and len(panels) > 2 else None)
+            axes.set_xticks(range(len(names)), names, fontsize=6 if len(names) > 5 else 7)
             axes.grid(visible=False, axis="x")
             if heights:
                 room = max(max(heights) - min(heights), 0.4)
@@ -177,7 +187,7 @@ def draw_rates(panels: Sequence[Panel], path: Path) -> None:
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
             for number, line in enumerate(panel.lines):
-                style = style_of(line.label, number)
+                style = style_of(line, number)
                 if line.points:
                     means = [mean(values) for values in line.points.values()]
                     errors = [standard_error(values) for values in line.points.values()]
@@ -200,8 +210,7 @@ def make_figure(panels: int, height: float = HEIGHT) -> tuple[Figure, list[Axes]
     """A figure as wide as its panels need, and their axes in reading order."""
     columns = min(panels, IN_A_ROW)
     rows = math.ceil(panels / columns)
-    width = WIDTH * max(columns, 1.7) / IN_A_ROW
-    figure = Figure(figsize=(width, height * rows + 0.3))
+    figure = Figure(figsize=(WIDTHS[columns], height * rows + 0.3))
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [each for row in grid for each in row]
     for spare in axes[panels:]:
@@ -217,10 +226,10 @@ def finish(axes: Axes, panel: Panel, x_label: str, y_label: str) -> None:
 
 def add_legend(figure: Figure, panels: Sequence[Panel]) -> None:
     """One legend for all panels, under them; a key for the paper's values where there are some."""
-    lines = {line.label: style_of(line.label, number) for panel in panels for number, line in enumerate(panel.lines)}
-    keys: list[Line2D | Patch] = [
-        Line2D([], [], **style, label=NAMES.get(label, label)) for label, style in lines.items()
-    ]
+    lines = {line.label: style_of(line, number) for panel in panels for number, line in enumerate(panel.lines)}
+    keys = [Line2D([], [], **style, label=NAMES.get(label, label)) for label, style in lines.items()]
     if any(line.paper for panel in panels for line in panel.lines):
         keys.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linewidth=0.7, label="paper"))
-    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), 7), handlelength=3.2)
+    key_width = 0.6 + 0.065 * max(len(str(key.get_label())) for key in keys)  # inches
+    columns = max(1, int(figure.get_figwidth() / key_width))
+    figure.legend(handles=keys, loc="outside lower center", ncols=min(len(keys), columns), handlelength=3.2)

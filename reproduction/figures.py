@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis import paper_figures
 from analysis.paper_figures import Line, Panel
+from utils.cli import exchange_of
 
 from .recipe import ACCURACY, FigureSpec, Recipe, Run
 from .results import Outcome, Results
@@ -20,9 +21,10 @@ TITLES = {
     "dvsgesture": "DVS-Gesture",
     "digits": "digits",
     "digits_dvs": "digits as events",
-    "digits_seq": "digits row by row",
+    "digits_seq": "digits piece by piece",
 }
 AXES = {"T": "time steps T", "tau": "τ", "bptt_k": "BPTT depth k", "neuron": "neuron"}
+EXCHANGED = ("PLIF", "KLIF", "GLIF", "PSN")  # whose looks lines with an exchange take
 LOSSES = {"train_loss": "training loss", "test_loss": "test loss"}
 Panels = dict[str, dict[str, Line]]
 
@@ -38,7 +40,7 @@ def draw(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, fold
         return []
     panels: Panels = {}
     for run in recipe.runs:
-        if run.command is not None:
+        if run.command is not None and run.command.trains == (spec.kind != "rates"):
             add(panels, spec, recipe, run, settings_of(run, results), outcomes[run.id])
     shown = [
         Panel(TITLES.get(title, title), [line for line in lines.values() if line.points or line.paper])
@@ -81,8 +83,8 @@ def add(
 ) -> None:
     """Put a run where it belongs in the figure."""
     panel = panels.setdefault(str(settings[spec.panel]) if spec.panel else "", {})
-    label = label_of(spec.line, settings)
-    line = panel.setdefault(label, Line(label))
+    new = line_of(spec.line, settings, len(panel))
+    line = panel.setdefault(new.label, new)
     if spec.kind == "curves":
         for row in (row for rows in outcome.rows for row in rows):
             values = line.points.setdefault(int(row["epoch"]), [])
@@ -103,17 +105,18 @@ def add(
             line.paper[x] = run.paper[ACCURACY]  # type: ignore[assignment]
 
 
-def label_of(setting: str, settings: Mapping[str, Any]) -> str:
-    """A line's name in the legend."""
+def line_of(setting: str, settings: Mapping[str, Any], place: int) -> Line:
+    """A line without points: its name in the legend, and its look."""
     value = settings[setting]
     if setting == "neuron":
-        return str(value)
+        return Line(str(value))
     if setting == "tau":
-        return f"τ = {value:g}"
+        return Line(f"τ = {value:g}")
     if setting == "bptt_k":
-        return "all" if value is None else f"k = {value}"
+        return Line("all" if value is None else f"k = {value}")
     if setting == "switch_neuron":
         if value is None:
-            return f"{settings['neuron']} throughout"
-        return f"{value[1]} from epoch {value[0]}"
-    return f"{setting} {value}"
+            return Line(f"{settings['neuron']} throughout", look=settings["neuron"])
+        epoch, neuron = exchange_of(value)
+        return Line(f"{neuron} from epoch {epoch}", look=EXCHANGED[place % len(EXCHANGED)], event=epoch)
+    return Line(f"{setting} {value}")

@@ -117,12 +117,21 @@ def read_keys(path: Path) -> Keys:
 def own_runs(path: Path, keys: Keys) -> list[Run]:
     """The runs that a recipe has itself; it may use others' besides."""
     rows = keys.of("runs", lambda rows: isinstance(rows, list) and rows, "is to be a list of runs")
-    numbered = enumerate(rows, 1)
-    return [
+    own = [
         load_run(path, row, number, keys.content)
-        for number, row in numbered
+        for number, row in enumerate(rows, 1)
         if not (isinstance(row, dict) and "use" in row)
     ]
+    check_different(path, own)
+    return own
+
+
+def check_different(path: Path, runs: Sequence[Run]) -> None:
+    """Refuse two runs of one id."""
+    ids = [run.id for run in runs]
+    for run_id in ids:
+        if ids.count(run_id) > 1:
+            fail(path, f"runs.{run_id}.id", "stands twice")
 
 
 def load_recipe(path: Path, keys: Keys, runs: Mapping[str, Run]) -> Recipe:
@@ -138,10 +147,7 @@ def load_recipe(path: Path, keys: Keys, runs: Mapping[str, Run]) -> Recipe:
         if not found:
             fail(path, f"runs.{number}.use", f"{pattern!r} is no run of any recipe")
         mine += found
-    ids = [run.id for run in mine]
-    for run_id in ids:
-        if ids.count(run_id) > 1:
-            fail(path, f"runs.{run_id}.id", "stands twice")
+    check_different(path, mine)
     has_quoted = "quoted" in keys.content
     return Recipe(
         name=path.stem,

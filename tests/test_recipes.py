@@ -1,0 +1,279 @@
+"""Recipes: the paper's numbers, commands that the scripts accept, and everything that a recipe may get wrong."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reproduction.commands import CommandError, read_command
+from reproduction.recipe import RECIPES, load_recipes
+from reproduction.report import rows_of
+from reproduction.results import Outcome, Results
+from reproduction.smoke import cases_of
+from reproduction.strict import RecipeError
+
+COVERED = {
+    *("table1", "table2", "table3", "table6", "table7", "table8"),
+    *(
+        "figure2a",
+        "figure2b",
+        "figure3a",
+        "figure3b",
+        "figure4",
+        "figure6",
+        "figure7",
+        "figure8",
+        "figure10",
+        "figure11",
+    ),
+}
+
+# as the paper prints them
+TABLE_1 = """
+cifar10   95.62 94.89 95.41 95.68 96.65 96.01 96.45 96.69
+cifar100  78.14 77.00 78.36 78.99 80.89 79.69 80.58 80.89
+tiny      59.77 63.16 64.13
+"""
+TABLE_2 = "97.57 97.92 98.26 99.31 78.05 79.00 84.90 86.10"
+TABLE_3 = """
+92.89 90.34 87.27 82.77 80.71  93.86 93.91 92.82 91.09 89.07  94.24 94.36 94.12 93.31 93.01
+94.45 94.61 94.64 94.09 93.43  94.73 94.69 94.70 94.23 94.06  94.80 94.86 94.94 94.36 93.73
+96.88 97.22 95.83 95.49 96.53  97.57 97.92 97.22 96.53 96.53  97.57 97.57 97.22 97.57 97.22
+97.22 97.57 97.22 97.22 97.57  97.57 97.57 97.92 97.22 97.57  97.57 97.57 97.92 97.57 97.22
+"""
+TABLE_6 = """
+11.2 0 557.65 2565.19     11.2 68.66 5.12 85.346       11.2 84.86 2.89 89.668
+11.2 0 557.7 2565.42      11.2 55.58 5.16 73.758       11.2 60.28 2.93 67.73
+14.4 0 922.56 4243.776    14.4 102.1 282.83 1392.908   14.4 135.25 278.84 1404.389
+9.5 19.16 1090 5031.244   9.5 25.09 1080 4990.581      9.5 12.02 153.87 718.62     9.5 14.65 152.5 714.685
+"""
+TABLE_7_TOTALS = """
+cifar10 111.6619 34.5304 64.8293  cifar100 111.6667 25.3267 54.6861  tiny 186.2279 57.8778 100.1968
+dvscifar 8.6343 16.4876  dvsgesture 21.0574 45.1856
+"""
+TABLE_8 = """
+95.41 92.95 93.41 94.18 94.54 95.08 94.84 94.72   94.51 94.51 84.05 76.68 66.08 52.16 38.00 27.04
+78.36 68.72 73.04 74.64 76.63 76.55 77.00 76.54   76.23 76.23 47.74 37.04 27.56 19.83 13.22 8.77
+"""
+SWEEP = ("as trained", "soft", "0", "-0.02", "-0.04", "-0.06", "-0.08", "-0.10")
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    return load_recipes()
+
+
+def numbers(text):
+    return [float(word) for word in re.findall(r"(?<![\w.])\d+\.?\d*(?!\w)", text)]
+
+
+def printed(recipe, *quantities):
+    return [run.paper[name] for run in recipe.runs for name in quantities if name in run.paper]
+
+
+def test_every_table_and_figure_has_a_recipe(recipes):
+    assert recipes.keys() >= COVERED
+    assert {name for name in recipes if not name.startswith("digits_")} == COVERED
+    assert next(iter(recipes)) == "table1"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_command_is_accepted_by_its_script(path):
+    commands = [row["command"] for row in yaml.safe_load(path.read_text())["runs"] if "command" in row]
+    for text in commands:
+        command = read_command(text)
+        assert text.split()[1] in (command.program, "-m")
+    assert len(set(commands)) == len(commands) or path.stem in (
+        "table6",
+        "table7",
+        "table8",
+        "figure11",
+        "digits_figure11",
+    )
+
+
+def test_numbers_of_the_tables(recipes):
+    assert printed(recipes["table1"], "accuracy") == numbers(TABLE_1)
+    assert printed(recipes["table2"], "accuracy") == numbers(TABLE_2)
+    assert printed(recipes["table3"], "accuracy") == numbers(TABLE_3)
+    assert printed(recipes["table6"], "params (M)", "ACs (M)", "MACs (M)", "energy (µJ)") == numbers(TABLE_6)
+    assert [round(value, 4) for value in printed(recipes["table7"], "total_mJ")] == numbers(TABLE_7_TOTALS)
+    assert printed(recipes["table8"], *SWEEP) == numbers(TABLE_8)
+
+
+def test_table_3_runs_what_it_prints(recipes):
+    for run in recipes["table3"].runs:
+        settings = run.command.settings
+        dataset = {"cifar10": "cifar10", "dvsgesture": "dvsgesture"}[run.id.split("-")[0]]
+        assert run.id == f"{dataset}-k{settings['bptt_k']}-tau{settings['tau']:g}".replace("tau2", "tau2.0")
+        assert (settings["dataset"], settings["neuron"]) == (dataset, "LIF")
+
+
+def test_labels_say_what_is_run(recipes):
+    """T, neuron and k in a row's words are those of its command."""
+    for recipe in recipes.values():
+        for run in (run for run in recipe.runs if run.command and run.command.trains):
+            settings, label = run.command.settings, run.label
+            said = re.search(r"\bT = (\d+)", label)
+            assert settings["T"] == (int(said[1]) if said else 1), label
+            assert ("ReLU" if settings["neuron"] == "relu" else settings["neuron"]) in label or settings["bptt_k"], (
+                label
+            )
+            depth = re.search(r"\bk = (\d+)", label)
+            assert settings["bptt_k"] == (int(depth[1]) if depth else None), label
+            assert settings["cutupmix_auto"] == ("augmented" in label or settings["dataset"] == "tiny_imagenet"), label
+
+
+def test_the_transformer_is_listed_and_not_covered(recipes):
+    left = [run for recipe in recipes.values() for run in recipe.runs if run.command is None]
+    assert [run.paper["accuracy"] for run in left] == [98.26, 99.31]
+    assert all("Transformer" in run.label and run.not_covered for run in left)
+
+
+def test_equal_commands_share_a_folder_and_others_do_not(recipes, tmp_path):
+    runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
+    results = Results(tmp_path, runs)
+    assert read_command("python train_BPTT.py -T 4 -dataset cifar10 -lr 0.1").stem() == (
+        read_command("python train_BPTT.py -dataset cifar10 -T 4").stem()  # 0.1 is the default
+    )
+    assert (
+        read_command("python train_BPTT.py -neuron relu -T 4").stem()
+        == read_command("python train_BPTT.py -neuron relu").stem()
+    )
+    trained = [run for run in runs.values() if run.command and run.command.trains]
+    assert (
+        len({results.name(run, 1) for run in trained}) == len({run.command.stem() for run in trained}) == len(trained)
+    )
+    assert results.name(runs["table6/cifar10-clif"], 1) == results.name(runs["table7/cifar10-clif"], 1)
+    assert results.name(runs["table6/cifar10-clif"], 1) != results.name(runs["table6/cifar10-lif"], 1)
+    assert results.name(trained[0], 1) != results.name(trained[0], 2)
+
+
+def test_smoke_has_a_case_for_every_command(recipes):
+    runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
+    cases = cases_of(list(recipes.values()), runs)
+    covered = {full_id for case in cases for full_id in case.of}
+    assert covered == {name for name, run in runs.items() if run.command}
+    for case in cases:
+        for full_id in case.of:  # what may differ within a case is numbers alone
+            settings = runs[full_id].command.settings
+            for name in ("dataset", "model", "neuron", "T", "cutupmix_auto", "mse_n_reg"):
+                assert settings.get(name) == case.command.settings.get(name)
+    assert len(cases) < len(covered)
+
+
+def test_a_report_has_a_row_for_every_value_of_the_paper(recipes):
+    for recipe in recipes.values():
+        rows = rows_of(recipe, {run.id: Outcome() for run in recipe.runs})
+        assert len(rows) == sum(len(run.paper) for run in recipe.runs)
+        assert all(row.difference is None for row in rows)
+
+
+GOOD = """\
+title: A table
+about: Of something.
+seeds: [1, 2]
+value: last
+expected: not measured
+figure: {kind: lines, x: T, line: neuron}
+quoted: {others: 90.5}
+runs:
+  - id: lif
+    label: LIF
+    command: python train_BPTT.py -dataset digits -model mlp3 -neuron LIF -T 2 -epochs 1
+    paper: 95.5
+  - id: lif-profile
+    label: LIF, measured
+    command: "python inference.py -resume {of}/checkpoint_latest.pth -profile"
+    of: good/lif
+    paper: {firing rate: null, "energy (µJ)": 3}
+"""
+LIF = "python train_BPTT.py -dataset digits -model mlp3 -neuron LIF -T 2 -epochs 1"
+# what is replaced, by what, and words of the error
+BAD = {
+    "unknown key": ("title:", "titel:", ["titel: is unknown", "did you mean title?"]),
+    "unknown key of a run": ("    label: LIF\n", "    lable: LIF\n", ["runs.lif.lable: is unknown", "label"]),
+    "unknown key of the figure": ("kind: lines,", "kind: lines, y: T,", ["figure.y: is unknown"]),
+    "missing key": ("value: last\n", "", ["value: is missing"]),
+    "missing key of a run": ("    paper: 95.5\n", "", ["runs.lif.paper: is missing"]),
+    "key twice": ("value: last\n", "value: last\nvalue: best\n", ["key 'value' stands twice"]),
+    "id twice": ("id: lif-profile", "id: lif", ["runs.lif.id: stands twice"]),
+    "id with a slash": ("id: lif\n", "id: a/lif\n", ["runs.a/lif.id: is to be a word"]),
+    "no runs": (GOOD[GOOD.index("runs:") :], "runs: []\n", ["runs: is to be a list of runs"]),
+    "a run that is text": ("runs:\n", "runs:\n  - lif\n", ["runs.1: is to be a mapping"]),
+    "option that is not": ("-neuron LIF", "-neurone LIF", ["runs.lif.command", "unknown option -neurone"]),
+    "neuron that is not": ("-neuron LIF", "-neuron LIFE", ["runs.lif.command", "unknown neuron 'LIFE'"]),
+    "value that is not": ("-T 2", "-T two", ["runs.lif.command", "'two' is not a whole number"]),
+    "options that do not go together": ("-T 2", "-T 2 -checkpoint -step_mode s", ["runs.lif.command", "-checkpoint"]),
+    "help in place of a run": ("-T 2", "-T 2 -h", ["runs.lif.command", "only prints"]),
+    "another program": ("train_BPTT.py", "train.py", ["runs.lif.command", "starts 'train.py'"]),
+    "another interpreter": (LIF, "bash -c true", ["runs.lif.command", "to start with python"]),
+    "open quotes": (LIF, "python 'train_BPTT.py", ["runs.lif.command", "no command line"]),
+    "the runner's option": ("-T 2", "-T 2 -seed 3", ["runs.lif.command", "gives -seed"]),
+    "the runner's folder": ("-T 2", "-T 2 -out_dir x", ["runs.lif.command", "gives -out_dir"]),
+    "inference of no run": ("{of}/checkpoint", "x/checkpoint", ["runs.lif-profile.command", "-resume {of}"]),
+    "of without a use": ("    label: LIF\n", "    label: LIF\n    of: good/lif\n", ["runs.lif.of", "goes with {of}"]),
+    "of that is not": ("of: good/lif", "of: good/clif", ["runs.lif-profile.of", "'good/clif' is no training run"]),
+    "of that trains nothing": ("of: good/lif", "of: good/lif-profile", ["is no training run"]),
+    "use of nothing": ("runs:\n", "runs:\n  - use: table1/x\n", ["runs.1.use", "is no run of any recipe"]),
+    "use and more": ("runs:\n", "runs:\n  - {use: good/lif, id: x}\n", ["runs.1.id: is unknown"]),
+    "neither command nor reason": (f"    command: {LIF}\n", "", ["runs.lif", "either a command or not_covered"]),
+    "both": (f"    command: {LIF}\n", f"    command: {LIF}\n    not_covered: no\n", ["either a command or"]),
+    "paper in words": ("paper: 95.5", "paper: high", ["runs.lif.paper", "number"]),
+    "paper beyond numbers": ("paper: 95.5", "paper: .inf", ["runs.lif.paper", "number"]),
+    "expectation in words": ("expected: not measured", "expected: long", ["runs.lif.expected", "mapping"]),
+    "expectation without hours": (
+        "expected: not measured",
+        "expected: {memory_gb: 1, device: x}",
+        ["hours: is missing"],
+    ),
+    "no expectation": ("expected: not measured\n", "", ["runs.lif.expected"]),
+    "seeds in words": ("[1, 2]", "all", ["seeds: is to be a list"]),
+    "a seed twice": ("[1, 2]", "[1, 1]", ["seeds: is to be a list"]),
+    "a seed below 0": ("[1, 2]", "[-1]", ["seeds: is to be a list"]),
+    "value that is neither": ("value: last", "value: middle", ["value: is to be one of best, last"]),
+    "figure that is not": ("kind: lines", "kind: pie", ["figure.kind: is to be one of"]),
+    "figure of what is no option": ("x: T", "x: time", ["figure.x: 'time' is no option"]),
+    "quoted in words": ("others: 90.5", "others: much", ["quoted: is to map"]),
+    "no YAML": ("title: A table", "title: [A table", ["good.yaml: ", "in line"]),
+    "a tag that makes objects": ("title: A table", "title: !!python/object/apply:os.getcwd []", ["good.yaml: "]),
+    "a list": (GOOD, "- a\n- b\n", ["the file: is to be a mapping"]),
+    "nothing": (GOOD, "", ["the file: is to be a mapping"]),
+    "bytes that are no text": (GOOD, "\x00", ["good.yaml cannot be read"]),
+}
+
+
+def test_the_good_recipe_is_good(tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD)
+    recipe = load_recipes(tmp_path)["good"]
+    assert [run.id for run in recipe.runs] == ["lif", "lif-profile"]
+    assert recipe.runs[1].paper == {"firing rate": None, "energy (µJ)": 3}
+    assert recipe.quoted == {"others": 90.5}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_recipe(tmp_path, name):
+    old, new, words = BAD[name]
+    assert old in GOOD
+    (tmp_path / "good.yaml").write_text(GOOD.replace(old, new, 1))
+    with pytest.raises(RecipeError) as caught:
+        load_recipes(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in ("good.yaml", *words):
+        assert word in message
+
+
+def test_no_recipes(tmp_path):
+    with pytest.raises(RecipeError, match="holds no recipes"):
+        load_recipes(tmp_path)
+
+
+def test_a_command_without_anything():
+    with pytest.raises(CommandError, match="is to start with python"):
+        read_command("python")
+
+
+def test_paths_of_recipes_are_the_projects():
+    assert Path(__file__).parents[1] / "recipes" == RECIPES
