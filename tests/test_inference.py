@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_BPTT
 from data import build_dataset
+from tests.helpers import assert_refused, run_training
 from utils.inference_cli import inference_parser
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,8 @@ def trained(tmp_path_factory):
     """Runs folder with a small trained network of each neuron, for reading only."""
     runs = tmp_path_factory.mktemp("runs")
     for neuron in ("CLIF", "PLIF", "relu"):
-        train_BPTT.main([*TRAIN.split(), "-neuron", neuron, "-out_dir", str(runs), "-name", neuron])
+        result = run_training(*TRAIN.split(), "-neuron", neuron, "-out_dir", runs, "-name", neuron, cwd=runs)
+        assert result.returncode == 0, result.stderr
     return runs
 
 
@@ -159,7 +160,8 @@ def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
     assert "(reset per layer: features.0.act soft, features.1.act -0.06" in out
     assert json.loads((lif.parent / "inference" / "evaluation.json").read_text())["test"] != before["test"]
 
-    train_BPTT.main([*TRAIN.split(), *f"-neuron LIF -pre_train {lif} -lr 1e-9 -out_dir {tmp_path} -name on".split()])
+    words = f"-neuron LIF -pre_train {lif} -lr 1e-9 -out_dir {tmp_path} -name on"
+    assert run_training(*TRAIN.split(), *words.split(), cwd=tmp_path).returncode == 0
     on = torch.load(tmp_path / "on" / "checkpoint_latest.pth", weights_only=True)["net"]
     torch.testing.assert_close(on["classifier.weight"], state["net"]["classifier.weight"])
 
@@ -367,10 +369,9 @@ def test_script_makes_table_8_of_what_the_main_job_leaves(run, tmp_path):
     assert [trial["v_reset"] for trial in table["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
 
 
-def test_main_job_commands_of_the_script_are_training_commands(capsys):
+def test_main_job_commands_of_the_script_are_training_commands(tmp_path):
     """The commands that the script tells its reader to type are ones that the training script takes."""
     (line,) = [line for line in (ROOT / "run_inference_script.sh").read_text().splitlines() if "train_BPTT.py" in line]
     options = line.split("train_BPTT.py")[1].strip('"').split()
-    with pytest.raises(SystemExit):
-        train_BPTT.main([*options, "-neuron", "LIF", "-name", "digits_LIF", "-lr", "-1"])
-    assert "argument -lr: must be > 0" in capsys.readouterr().err  # and of nothing before it
+    result = run_training(*options, "-neuron", "LIF", "-name", "digits_LIF", "-lr", "-1", cwd=tmp_path)
+    assert_refused(result, "argument -lr: must be > 0")  # and of nothing before it
