@@ -5,6 +5,7 @@
     python reproduce.py show table1
     python reproduce.py run table1 --only cifar10-clif-T6 --seeds 2022 2023
     python reproduce.py report all
+    python reproduce.py keep table1
     python reproduce.py smoke
 
 A table or figure is a recipe (recipes/*.yaml), a result is a run folder, a report is the two side by side.
@@ -39,6 +40,7 @@ COMMANDS = {
     "show": "a recipe's commands and the paper's values",
     "run": "run what a recipe still lacks; what was stopped goes on",
     "report": "the paper's values and ours side by side",
+    "keep": "copy what is small of finished runs to results/evidence, to be committed",
     "smoke": "start every command on two batches of made-up data in the data set's own shape",
 }
 
@@ -67,9 +69,9 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         add("--data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
         add("--dry-run", action="store_true", help="print the commands, run nothing")
     add("--recipes", type=Path, default=RECIPES, help="folder of the recipes")
-    if name in ("run", "report"):
+    if name in ("run", "report", "keep"):
         add("--seeds", type=natural, nargs="+", help="in place of the recipe's seeds")
-    if name in ("list", "run", "report"):
+    if name in ("list", "run", "report", "keep"):
         add("--runs_dir", type=Path, default=RUNS_DIR, help="where run folders stand")
     if name == "report":
         add("--out", type=Path, help="where Markdown, CSV, JSON and figures go; None is RUNS_DIR/report")
@@ -99,7 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(write_report(recipe, args.seeds, results, out_dir), flush=True)
         print(f"written to {out_dir}")
         return 0
-    return run(known(recipes, args.recipe, "recipe"), args, results)
+    recipe = known(recipes, args.recipe, "recipe")
+    if args.command == "keep":
+        jobs = plan(recipe.runs, args.seeds or recipe.seeds, results)
+        kept = [folder for job in jobs if (folder := results.keep(job.run, job.seed))]
+        print(f"{len(kept)} of {len(jobs)} runs kept in {results.evidence}")
+        return 0
+    return run(recipe, args, results)
 
 
 def run(recipe: Recipe, args: Namespace, results: Results) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,53 +12,16 @@ from statistics import mean
 from typing import Any
 
 from analysis.table8 import columns_of
+from utils.run_dir import naming_disk
 
-from .commands import INFER, ROOT, Command, settings_differ
+from .commands import INFER, ROOT, Command
+from .course import Course, read_course
 from .recipe import ACCURACY, Run
 
 EVIDENCE = ROOT / "results" / "evidence"
 DONE = "done.json"  # the last file of a run that trains nothing
-NEEDED = ("epoch", "test_acc", "best_test_acc", "test_loss", "train_loss", "seconds")
+KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "sweep.json", "account.json", DONE)
 ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
-
-
-@dataclass(frozen=True)
-class Course:
-    """A training run as its metrics.jsonl tells it.
-
-    Args:
-        folder: where it stands.
-        rows: its good lines by epoch.
-        epochs: how many it is to have.
-        left_out: lines that are torn or no epoch's.
-        other: why it is not the command's run after all, or "".
-    """
-
-    folder: Path
-    rows: Sequence[Mapping[str, float]]
-    epochs: int
-    left_out: int
-    device: str
-    other: str = ""
-
-    @property
-    def is_finished(self) -> bool:
-        return bool(self.rows) and not self.other and self.rows[-1]["epoch"] == self.epochs - 1
-
-    @property
-    def best(self) -> float:
-        """Test accuracy (%) of the best epoch."""
-        return self.rows[-1]["best_test_acc"]
-
-    @property
-    def last(self) -> float:
-        """Test accuracy (%) of the last epoch."""
-        return self.rows[-1]["test_acc"]
-
-    @property
-    def hours(self) -> float:
-        """Hours of all epochs; those of lines left out are taken as the others' mean."""
-        return mean(row["seconds"] for row in self.rows) * self.epochs / 3600
 
 
 @dataclass(frozen=True)
@@ -129,6 +92,21 @@ class Results:
             return course is not None and course.is_finished
         return self.made(run, seed, own=own) is not None
 
+    def keep(self, run: Run, seed: int) -> Path | None:
+        """Copy what is small of a finished run of one's own to the evidence; None if there is none."""
+        assert run.command is not None
+        course = self.course(run, seed, own=True) if run.command.trains else None
+        folder = course.folder if course and course.is_finished else self.made(run, seed, own=True)
+        if folder is None:
+            return None
+        to = self.evidence / run.recipe / self.name(run, seed)
+        with naming_disk(to):
+            to.mkdir(parents=True, exist_ok=True)
+            for name in KEPT:
+                if (folder / name).is_file():
+                    shutil.copy(folder / name, to)
+        return to
+
     def outcome(self, run: Run, seeds: Sequence[int]) -> Outcome:
         """What there is of a run over its seeds."""
         if run.command is None:
@@ -186,36 +164,6 @@ class Results:
             devices.append(str(about["device"]))
         device = ", ".join(dict.fromkeys(devices))
         return Outcome(tuple(done), values, (), mean(hours) if hours else None, device, tuple(notes), tuple(folders))
-
-
-def read_course(folder: Path, command: Command) -> Course | None:
-    """A training run's folder; None if it holds neither config.json nor metrics.jsonl."""
-    if not ((folder / "config.json").exists() or (folder / "metrics.jsonl").exists()):
-        return None
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        other = settings_differ(config, command) or ""
-        device = str(config.get("made_with", {}).get("device", ""))
-    except (OSError, ValueError, AttributeError):
-        other, device = "config.json is missing or torn", ""
-    rows, left_out = read_rows(folder / "metrics.jsonl")
-    return Course(folder, rows, command.settings["epochs"], left_out, device, other)
-
-
-def read_rows(path: Path) -> tuple[list[dict[str, float]], int]:
-    """The good lines of a metrics.jsonl by epoch, and how many lines were left out."""
-    lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    rows: dict[int, dict[str, float]] = {}
-    left_out = 0
-    for line in filter(bytes.strip, lines):
-        try:
-            row = json.loads(line)
-            if not all(math.isfinite(row[name]) for name in NEEDED):
-                raise ValueError("not a number")
-            rows[int(row["epoch"])] = row
-        except (ValueError, TypeError, KeyError, RecursionError):
-            left_out += 1
-    return [rows[epoch] for epoch in sorted(rows)], left_out
 
 
 def measured(folder: Path, command: Command) -> dict[str, float]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import reproduce
-from reproduction.commands import read_command
+from reproduction.course import read_rows
 from reproduction.recipe import load_recipes
-from reproduction.results import DONE, Results, read_rows
+from reproduction.results import DONE, Results
 from reproduction.runner import StoppedError
 from utils.cli import UsageError
 
@@ -266,6 +266,19 @@ def test_committed_evidence_counts_where_nothing_was_run(table, small, monkeypat
     assert reported()["last"] == "25.0"
 
 
+def test_keep_copies_what_is_small_of_finished_runs(table, small, monkeypatch, capsys):
+    results, run = table
+    folder = write_run(results, run, 1)
+    (folder / "checkpoint_latest.pth").write_bytes(b"large")
+    write_run(results, run, 2, accuracies=(10.0,))
+    monkeypatch.setattr("reproduce.Results", lambda runs_dir, runs: Results(runs_dir, runs, small / "evidence"))
+    assert main("keep", "small") == 0
+    assert f"1 of 12 runs kept in {small / 'evidence'}" in capsys.readouterr().out
+    kept = small / "evidence" / "small" / folder.name
+    assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert results.course(run, 1).last == 20.0
+
+
 def test_no_run_at_all(small, capsys):
     assert main("report") == 0
     text = capsys.readouterr().out
@@ -353,9 +366,3 @@ def test_smoke(small, capfd):
     assert "exit code 2: train_BPTT.py: error: digits_seq shows" in said
     assert "its training run failed" in said
     assert {path.name for path in small.iterdir()} == {"recipes"}
-
-
-def test_other_commands_get_a_folder_of_their_own(tmp_path):
-    command = read_command("python -m analysis.neuron_figures")
-    assert command.words()[:2] == ["-m", "analysis.neuron_figures"]
-    assert command.stem().startswith("neuron_figures_")
