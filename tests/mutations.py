@@ -1,0 +1,286 @@
+"""Faults, one at a time: each, put into a copy of the project, must turn the test that is named red.
+
+python -m tests.mutations            # all, after the same tests without a fault
+python -m tests.mutations clif       # those whose names hold this word
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "results", "build", "*.egg-info")
+RED = 1  # pytest's exit code where tests failed; others say that they could not be run
+TIMEOUT = 300  # seconds
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A fault.
+
+    Args:
+        name: what is wrong, in a few words.
+        file: where; ``old`` stands in it exactly once, and ``new`` takes its place.
+        test: what pytest is given, words apart.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = (
+    Mutation(
+        "clif: the reset is not deepened by m",
+        "neurons/clif.py",
+        "u = u - s * (v_threshold + m.sigmoid())",
+        "u = u - s * v_threshold",
+        "tests/test_neurons.py::test_matches_literal_trace -k CLIF",
+    ),
+    Mutation(
+        "lif: a hard reset leaks to 0, not to its value",
+        "neurons/lif.py",
+        "u = v_reset + gamma * (u - v_reset) + c",
+        "u = gamma * u + c",
+        "tests/test_neurons.py::test_matches_literal_trace -k LIF-rectangle",
+    ),
+    Mutation(
+        "plif: the sign of w's initial value",
+        "neurons/plif.py",
+        "-math.log(self.tau - 1)",
+        "math.log(self.tau - 1)",
+        "tests/test_neurons.py::test_matches_literal_trace -k PLIF",
+    ),
+    Mutation(
+        "spike: u = V_th does not fire",
+        "neurons/surrogate.py",
+        "return (x >= 0).to(x.dtype)",
+        "return (x > 0).to(x.dtype)",
+        "tests/test_surrogate.py",
+    ),
+    Mutation(
+        "surrogate: a rectangle twice as wide",
+        "neurons/surrogate.py",
+        "(x.abs() <= alpha / 2)",
+        "(x.abs() <= alpha)",
+        "tests/test_neurons.py::test_surrogate_derivative_integrates_to_one",
+    ),
+    Mutation(
+        "clif, backward: the spike's way through m is lost",
+        "neurons/kernels/equations.py",
+        "g_v * (v_threshold + q) + g_m\n",
+        "g_v * (v_threshold + q)\n",
+        "tests/test_neurons.py::test_matches_literal_trace -k CLIF",
+    ),
+    Mutation(
+        "fire.c: the hard reset's spike term has the wrong sign",
+        "neurons/kernels/fire.c",
+        "(g[i] + g_v[i] * (rest - u[i])) * h",
+        "(g[i] + g_v[i] * (u[i] - rest)) * h",
+        "tests/test_kernels.py::test_backend_matches_steps_under_autograd -k compile",
+    ),
+    Mutation(
+        "fused norm: the mean of the gradient is not taken out",
+        "neurons/kernels/norm.py",
+        "return A, -scale * sum_g / n - A * mean, own_gxhat",
+        "return A, -A * mean, own_gxhat",
+        "tests/test_kernels.py::test_norm_and_fire_matches_norm_then_fire -k compile",
+    ),
+    Mutation(
+        "norm: the running variance is the biased one",
+        "models/layers.py",
+        "share @ var * (n / (n - 1))",
+        "share @ var",
+        "tests/test_kernels.py::test_norm_and_fire_matches_norm_then_fire -k compile",
+    ),
+    Mutation(
+        "norm: a static image updates running statistics once, not T times",
+        "models/layers.py",
+        "self._normalise(x[0], 1 - (1 - self.momentum) ** T)",
+        "self._normalise(x[0], self.momentum)",
+        "tests/test_models.py::test_static_image_is_the_same_image_at_every_step -k snn5_noAP",
+    ),
+    Mutation(
+        "network: state is kept from one call to the next",
+        "models/layers.py",
+        "functional.reset_net(self)\n        logits = self.run",
+        "logits = self.run",
+        "tests/test_streaming.py",
+    ),
+    Mutation(
+        "resnet: the shortcut carries the block's input, not the first neuron's spikes",
+        "models/resnet.py",
+        "self.neuron2, y)))\n        return y + self.shortcut(spike)",
+        "self.neuron2, y)))\n        return y + self.shortcut(x)",
+        "tests/test_golden.py::test_network_matches_golden -k resnet18",
+    ),
+    Mutation(
+        "loss: targets are repeated sample by sample, not step by step",
+        "utils/loss.py",
+        "labels.repeat(T, *[1] * (labels.dim() - 1))",
+        "labels.repeat_interleave(T, 0)",
+        "tests/test_loss.py",
+    ),
+    Mutation(
+        "loss: the cross-entropy keeps its whole weight",
+        "utils/loss.py",
+        "(1 - loss_lambda) * ce + loss_lambda",
+        "ce + loss_lambda",
+        "tests/test_loss.py",
+    ),
+    Mutation(
+        "accuracy: the last step's logits predict, not their sum",
+        "utils/engine.py",
+        "logits.detach().sum(0).argmax(1)",
+        "logits.detach()[-1].argmax(1)",
+        "tests/test_engine.py",
+    ),
+    Mutation(
+        "split: test digits are trained on",
+        "data/digits.py",
+        "    return train, test",
+        "    return torch.cat([train, test]), test",
+        "tests/test_images.py::test_digits_split_is_fixed_stratified_and_disjoint",
+    ),
+    Mutation(
+        "split: DVS-CIFAR10's test files are the first hundred",
+        "data/dvs_cifar10.py",
+        '"last": (range(900, 1000)',
+        '"last": (range(100)',
+        "tests/test_dvs_cifar10.py::test_split_goes_by_file_number",
+    ),
+    Mutation(
+        "randomness: each epoch draws the same",
+        "data/task.py",
+        "with keyed_rng(self.seed, epoch, index):",
+        "with keyed_rng(self.seed, index):",
+        "tests/test_images.py::test_each_epoch_draws_anew",
+    ),
+    Mutation(
+        "resume: the optimiser's momentum is forgotten",
+        "utils/resume.py",
+        'optimizer.load_state_dict(checkpoint["optimizer"])',
+        'optimizer.load_state_dict({**checkpoint["optimizer"], "state": {}})',
+        "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
+    ),
+    Mutation(
+        "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",
+        "analysis/conversion.py",
+        "1 / w.double().sigmoid().item()",
+        "1 / (1 - w.double().sigmoid().item())",
+        "tests/test_conversion.py::test_plif_keeps_what_it_has_learned",
+    ),
+    Mutation(
+        "conversion: every layer's reset is soft",
+        "analysis/conversion.py",
+        "v_reset=resets[name],",
+        "v_reset=None,",
+        "tests/test_conversion.py::test_one_value_is_the_same_value_for_each_layer "
+        "tests/test_conversion.py::test_twins_match_golden -k one_value or snn5_noAP-CLIF-T4",
+    ),
+    Mutation(
+        "nir: a neuron's time constant is not in seconds",
+        "analysis/nir_nodes.py",
+        '"tau": tau * self.dt,',
+        '"tau": tau,',
+        "tests/test_nir.py::test_plif_with_a_hard_reset_is_expressible",
+    ),
+    Mutation(
+        "events: the polarities of AEDAT 2.0 are not exchanged",
+        "data/events.py",
+        "1 - p.astype(np.int64)",
+        "p.astype(np.int64)",
+        "tests/test_events.py::test_aedat2_orientation_is_the_published_one",
+    ),
+    Mutation(
+        "checkpoint: pickles run what they hold",
+        "utils/checkpoint.py",
+        "weights_only=True",
+        "weights_only=False",
+        "tests/test_bad_input.py::test_bad_checkpoint -k code",
+    ),
+)
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    return Path(shutil.copytree(ROOT, folder / "project", ignore=LEFT_OUT))
+
+
+def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
+    """Pytest's exit code and output, in a tree of its own."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
+    environment |= {"XDG_CACHE_HOME": str(tree.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "not long", *tests],
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def words_of(test: str) -> list[str]:
+    """Pytest's arguments: node ids, then -k and all that follows as one expression."""
+    ids, _, expression = test.partition(" -k ")
+    return [*ids.split(), *(["-k", expression] if expression else [])]
+
+
+def apply(mutation: Mutation, tree: Path) -> str:
+    """Put the fault into a tree; returns the file's text before.
+
+    Raises:
+        ValueError: if the old text does not stand in the file exactly once.
+    """
+    path = tree / mutation.file
+    text = path.read_text()
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.name}: {mutation.file} holds {mutation.old!r} {text.count(mutation.old)} times")
+    path.write_text(text.replace(mutation.old, mutation.new))
+    return text
+
+
+def check(mutation: Mutation, tree: Path) -> tuple[bool, str]:
+    """Whether the named test is green without the fault and red with it, and what was seen."""
+    code, output = run_tests(tree, words_of(mutation.test))
+    if code:
+        return False, f"not green without the fault (pytest says {code})\n{output}"
+    before = apply(mutation, tree)
+    try:
+        code, output = run_tests(tree, words_of(mutation.test))
+    finally:
+        (tree / mutation.file).write_text(before)
+    if code == RED:
+        return True, next((line for line in output.splitlines() if line.startswith("FAILED")), "")
+    return False, f"SURVIVED (pytest says {code})\n{output if code else ''}"
+
+
+def main(word: str = "") -> int:
+    """Check every mutation whose name holds ``word``; returns how many were not caught."""
+    chosen = [mutation for mutation in MUTATIONS if word in mutation.name]
+    caught = 0
+    with tempfile.TemporaryDirectory() as folder:
+        tree = copy_of_the_project(Path(folder))
+        for mutation in chosen:
+            started = time.perf_counter()
+            is_caught, seen = check(mutation, tree)
+            caught += is_caught
+            print(f"{'caught' if is_caught else 'NOT'}  {mutation.name}  ({time.perf_counter() - started:.0f} s)\n"
+                  f"        {seen}", flush=True)  # fmt: skip
+    print(f"{caught} of {len(chosen)} caught")
+    return len(chosen) - caught
+
+
+if __name__ == "__main__":
+    sys.exit(min(1, main(*sys.argv[1:2])))

@@ -1,0 +1,50 @@
+"""That faults are noticed: the table of ``tests/mutations.py`` fits the code, and some of it is tried."""
+
+import pytest
+
+from tests import mutations
+from tests.mutations import MUTATIONS, ROOT, apply, check, copy_of_the_project
+
+TRIED = (0, 4, 12)  # by their place in the table: a neuron, a surrogate, the loss; each takes seconds
+
+
+def test_there_are_twenty_different_ones():
+    assert len({(mutation.file, mutation.old) for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
+    assert {mutation.file.split("/")[0] for mutation in MUTATIONS} == {"neurons", "models", "data", "utils", "analysis"}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_the_fault_still_has_its_place(mutation):
+    assert (ROOT / mutation.file).read_text().count(mutation.old) == 1, f"move it along: {mutation.old!r}"
+    assert mutation.new not in (mutation.old, "")
+    assert mutation.test.split("::")[0].split()[0].startswith("tests/test_")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return copy_of_the_project(tmp_path_factory.mktemp("mutations"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutation", [MUTATIONS[place] for place in TRIED], ids=lambda mutation: mutation.name)
+def test_the_fault_is_caught(tree, mutation):
+    is_caught, seen = check(mutation, tree)
+    assert is_caught, seen
+
+
+def test_a_fault_that_no_test_sees_is_reported(tree):
+    harmless = mutations.Mutation(
+        "none", "utils/loss.py", "LOSS_OPTIONS = (", "LOSS_OPTIONS  = (", "tests/test_engine.py"
+    )
+    is_caught, seen = check(harmless, tree)
+    assert not is_caught
+    assert "SURVIVED" in seen
+    with pytest.raises(ValueError, match="0 times"):
+        apply(mutations.Mutation("gone", "utils/loss.py", "no such text", "", ""), tree)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_every_fault_is_caught(tree, mutation):
+    is_caught, seen = check(mutation, tree)
+    assert is_caught, seen
