@@ -39,7 +39,7 @@ class OneLineParser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")  # what was typed may hold a new line
 
 
 def one_of(kind: str, names: Collection[str]) -> Callable[[str], str]:
