@@ -109,6 +109,8 @@ def read_pair(file: Path) -> tuple[Tensor, int]:
     if frames.dim() != 4 or frames.shape[1] != 2 or frames.shape[2] != frames.shape[3] or label not in range(10):
         shape = list(frames.shape)
         raise DataError(f"{file} holds frames {shape} of class {label}; [T, 2, H, H] of class 0–9 are expected")
+    if frames.numel() > frames.untyped_storage().nbytes():  # a view that repeats a few numbers without end
+        raise DataError(f"{file} holds fewer numbers than frames {list(frames.shape)} need; make it again")
     return frames.to(torch.float32), label
 
 
