@@ -1,4 +1,4 @@
-"""Measure speed: ``python -m benchmarks [neuron step epoch growth onm | all] [-device cpu|cuda] [-quick]``.
+"""Measure speed: ``python -m benchmarks [neuron step epoch growth onm ranks | all] [-device cpu|cuda] [-quick]``.
 
 Prints Markdown; saves ``<device>.md`` and ``<device>.json`` (every sample) and a picture per group, after each case,
 so that a run that is stopped keeps what it has.

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import layers, networks
+from . import layers, networks, ranks
 from .timing import Contender, Makers, flatness, measure, peak_memory_mib, summarise
 
 LENGTHS = (2, 4, 8, 16, 32, 64)
@@ -168,12 +168,34 @@ def onm_cases(scale: Scale) -> list[Case]:
     ]
 
 
+def ranks_cases(scale: Scale) -> list[Case]:
+    """A training step against the number of ranks that share it: gloo on a CPU, a thread each; NCCL on CUDA."""
+    model = "snn5_noAP" if scale.quick else "spiking_resnet18"
+    T, batch = scale.pick((4, 16), (6, 128), (2, 2))
+    dtype = scale.half if scale.cuda else torch.float32
+    worlds = tuple(world for world in (1, 2, 4, 8) if world <= torch.cuda.device_count()) if scale.cuda else (1, 2)
+    return [
+        Case(
+            "ranks",
+            f"A step of {model} by ranks, T = {T}, {batch} images {'for each rank' if weak else 'in all'}, "
+            f"{spell(dtype)}, {'NCCL' if scale.cuda else 'gloo, a thread each'}",
+            partial(ranks.ranks_makers, model, T, batch, dtype, scale.device, worlds, weak, not scale.quick),
+            {"model": model, "T": T, "batch": batch, "dtype": spell(dtype), "worlds": worlds, "weak": weak},
+            rounds=scale.pick(7, 15, 2),
+            repeats=scale.pick(1, 3, 1),
+            per="per image",
+        )
+        for weak in (True, False)
+    ]
+
+
 GROUPS: dict[str, Callable[[Scale], list[Case]]] = {
     "neuron": neuron_cases,
     "step": step_cases,
     "epoch": epoch_cases,
     "growth": growth_cases,
     "onm": onm_cases,
+    "ranks": ranks_cases,
 }
 
 
