@@ -77,3 +77,12 @@ def test_no_file_is_too_long_to_be_read():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources}
     too_long = {path: lines for path, lines in lengths.items() if lines > LONGEST}
     assert not too_long, too_long
+
+
+def test_the_hooks_check_what_ci_checks():
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    ci = re.findall(
+        r"^\.venv/bin/(ruff format --check|ruff check|mypy)\b", (ROOT / ".ci/run").read_text(), re.MULTILINE
+    )
+    assert len(ci) == 3
+    assert set(ci) <= set(hooks)
