@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from data.loader import BatchOrder
 from models import synchronise
@@ -35,6 +37,7 @@ from tests.helpers import (
     wait_until,
 )
 from tests.ranks import CASES, STEPS
+from utils.distributed import Ranks
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
 NETWORKS = ["resnet18", "vgg11"]
@@ -43,7 +46,8 @@ OFTEN = ("-save_every", "0.00001")  # minutes: a checkpoint after each batch
 
 def as_torchrun(world: int, **more: str) -> list[dict[str, str]]:
     """The variables that torchrun gives to each rank."""
-    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    meeting |= {"RANK_TIMEOUT": "200", **more}  # a rank that waits in vain says where, before the test ends it
     return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} for rank in range(world)]
 
 
@@ -175,6 +179,35 @@ def test_mixup_pairs_the_samples_of_the_global_batch(tmp_path, name, world):
     for step, (x_seq, target) in enumerate(whole):
         assert torch.equal(torch.cat([share[step][0] for share in shares], dim=1), x_seq)
         assert torch.equal(torch.cat([share[step][1] for share in shares]), target)
+
+
+@pytest.mark.parametrize("node", [None, "by torchrun"])
+def test_one_rank_of_each_machine_prepares_before_the_others(node):
+    """Two ranks on each of two machines, as threads; without GROUP_RANK, rank 0 before all others."""
+    store, past = dist.HashStore(), []
+
+    def prepare(rank: int) -> None:
+        variables = {
+            "RANK": f"{rank}",
+            "LOCAL_RANK": f"{rank % 2}",
+            "WORLD_SIZE": "4",
+            "MASTER_ADDR": "a",
+            "MASTER_PORT": "1",
+        }
+        if node is not None:
+            variables["GROUP_RANK"] = f"{rank // 2}"
+        ranks = Ranks.from_environment(variables)
+        ranks._store = store
+        with ranks.first_alone():
+            past.append(rank)
+            time.sleep(0.05)
+            past.append(-rank)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(prepare, [3, 1, 2, 0]))
+    assert past[:2] == [0, 0]
+    if node is not None:
+        assert past.index(-2) < past.index(3)
 
 
 # -- the script

@@ -35,13 +35,14 @@ class Ranks:
     """This process among those of the run.
 
     Args:
-        rank, world: its number, and how many there are. local: its number on its machine.
+        rank, world: its number, and how many there are. local: its number on its machine. node: the machine's.
         silence: how long the others may keep it waiting.
     """
 
     rank: int = 0
     world: int = 1
     local: int = 0
+    node: int = 0
     silence: timedelta = SILENCE
     _store: dist.Store | None = None
     _turns: int = 0
@@ -74,7 +75,9 @@ class Ranks:
         if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
             raise UsageError(f"RANK_TIMEOUT={text[:20]!r} in the environment is not a number of whole seconds")
         silence = timedelta(seconds=int(text))
-        return cls(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"], silence)
+        node = environment.get("GROUP_RANK", "")
+        node_number = int(node) if node.isascii() and node.isdigit() and len(node) < 10 else 0
+        return cls(numbers["RANK"], numbers["WORLD_SIZE"], numbers["LOCAL_RANK"], node_number, silence)
 
     def __str__(self) -> str:
         return f", {self.world} ranks" if self.world > 1 else ""
@@ -155,18 +158,20 @@ class Ranks:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Rank 0 goes through the block before the others do, however long it takes."""
+        """Rank 0 goes through the block before the others do, however long it takes; then one rank of each machine."""
         if self._store is None:
             yield
             return
         self._turns += 1
-        key = f"rank 0 has done {self._turns}"
+        done, done_here = (f"{who} has done {self._turns}" for who in ("rank 0", f"a rank of node {self.node}"))
         if not self.is_first:
             with naming_lost_ranks():
-                self._store.wait([key], PREPARING)
+                self._store.wait([done if self.local == 0 else done_here], PREPARING)
         yield
         if self.is_first:
-            self._store.set(key, "")
+            self._store.set(done, "")
+        if self.local == 0:
+            self._store.set(done_here, "")
 
     def agree(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks."""
