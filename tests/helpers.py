@@ -15,6 +15,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,19 @@ def outcome(process: subprocess.Popen, timeout: float = TIMEOUT) -> CompletedPro
     """What a process ended with, ``timeout`` seconds from now at the latest."""
     out, err = process.communicate(timeout=timeout)
     return CompletedProcess(process.args, process.returncode, out, err)
+
+
+def as_torchrun(world: int, **more: str) -> list[dict[str, str]]:
+    """The variables that torchrun gives to each rank."""
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    meeting |= {"RANK_TIMEOUT": "200", **more}  # a rank that waits in vain says where, before the test ends it
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **meeting} for rank in range(world)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What test_distributed.py asks of ranks: five training steps in float64.
+"""What test_ranks.py asks of ranks: five training steps in float64.
 
     RANK=… WORLD_SIZE=… python tests/ranks.py OUT PORT=RANK,…=CASE,… [PORT=RANK,…=CASE,… ...]
 

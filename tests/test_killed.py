@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from tests.fixtures_images import write_cifar10
-from tests.helpers import SCRIPT, TIMING, assert_refused, assert_same, rows_of, run_training
+from tests.helpers import SCRIPT, TIMING, assert_refused, assert_same, outcome, rows_of, run_training, started
 
 EPOCHS = 2
 BATCHES = 5  # of 20 images
@@ -177,6 +178,23 @@ def test_two_processes_never_write_to_one_folder(home):
     finally:
         holder.kill()
         holder.wait()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
+def test_read_only_folder_leaves_the_last_checkpoint(home):
+    name = "read_only"
+    folder, _ = train(home, name, "-epochs 1")
+    before = {path: path.read_bytes() for path in folder.glob("*.*")}
+    as_anyone = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+    folder.chmod(0o555)
+    try:
+        options = [*RUN, "-resume", folder / "checkpoint_latest.pth"]
+        with started([[*as_anyone, sys.executable, SCRIPT, *options]], cwd=home) as (process,):
+            result = outcome(process)
+    finally:
+        folder.chmod(0o755)
+    assert_refused(result, f"cannot write to {folder}: Permission denied", "what was saved before is kept")
+    assert {path: path.read_bytes() for path in folder.glob("*.*")} == before
 
 
 def test_weights_that_are_not_finite_are_not_saved_in_the_middle(home):
