@@ -2,7 +2,7 @@
 
 Importing torch and its libraries takes seconds, and there are many cases: :func:`run_training` forks each run from
 one process that has imported them, run nothing and has one thread, as it sees to. ``fresh=True`` starts a new
-interpreter. No run outlives ``TIMEOUT``, nor do the processes that it starts.
+interpreter. No run outlives its ``timeout``, nor do the processes that it starts.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def run_training(
     kill_when: Callable[[], bool] | None = None,
     kill_with: int = signal.SIGKILL,
     script: Path = SCRIPT,
+    timeout: int = TIMEOUT,
 ) -> CompletedProcess:
     """Run ``train_BPTT.py``, or another ``script``, with ``args`` in ``cwd``.
 
@@ -65,11 +66,12 @@ def run_training(
         fresh: in a new interpreter rather than a fork of one that has the libraries loaded.
         limits: resource limits of the process (``resource.RLIMIT_…`` → soft limit); forks only.
         kill_when: send the run the signal ``kill_with`` as soon as this says so; forks only.
+        timeout: seconds after which the run is killed and the test fails.
     """
     argv = [str(script), *map(str, args)]
     if fresh:
         with started([[sys.executable, *argv]], cwd=cwd) as (process,):
-            return outcome(process)
+            return outcome(process, timeout)
     server = fork_server()
     assert server.stdin is not None
     assert server.stdout is not None
@@ -81,16 +83,21 @@ def run_training(
             "out": str(out),
             "err": str(err),
             "limits": list((limits or {}).items()),
+            "timeout": timeout,
         }
         server.stdin.write(json.dumps(request) + "\n")
         server.stdin.flush()
         pid = int(server.stdout.readline())
-        if kill_when is not None:
-            wait_until(kill_when)
-            with suppress(ProcessLookupError):  # it was faster
-                os.kill(pid, kill_with)
-        code = server.stdout.readline().strip()
-        assert code != "late", f"ended after {TIMEOUT} s: {' '.join(argv)}\n{err.read_text()}"
+        try:
+            if kill_when is not None:
+                wait_until(kill_when, timeout)
+                send([pid], kill_with)  # unless it was faster
+        except BaseException:
+            send([pid], signal.SIGKILL)  # the server waits for it
+            raise
+        finally:
+            code = server.stdout.readline().strip()
+        assert code != "late", f"ended after {timeout} s: {' '.join(argv)}\n{err.read_text()}"
         returncode = int(code)
         return CompletedProcess(argv, returncode, out.read_text(), err.read_text())
 
@@ -202,7 +209,7 @@ def serve() -> dict:
             return request
         with suppress(PermissionError, ProcessLookupError):
             os.setpgid(child, child)  # whoever comes first
-        signal.alarm(TIMEOUT)
+        signal.alarm(request["timeout"])
         print(child, file=replies, flush=True)
         _, status = os.waitpid(child, 0)
         signal.alarm(0)

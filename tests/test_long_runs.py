@@ -69,7 +69,8 @@ def watch_run(home: Path, *options: str | int) -> list[Held]:
         return rows == epochs - 1
 
     epochs = int(options[options.index("-epochs") + 1])
-    result = run_training(*RUN, "-out_dir", out_dir, *options, cwd=home, kill_when=all_seen, kill_with=0)
+    how = {"kill_when": all_seen, "kill_with": 0, "timeout": 900}
+    result = run_training(*RUN, "-out_dir", out_dir, *options, cwd=home, **how)
     assert result.returncode == 0, result.stderr
     return seen
 
