@@ -96,17 +96,16 @@ def read_command(text: str) -> Command:
     known = (TRAIN, INFER, *(f"-m {module}" for module in MODULES))
     if (f"-m {program}" if words[0] == "-m" else program) not in known:
         raise CommandError(f"starts {program!r}; known: {', '.join(known)}")
-    settings = parsed(program, options)
-    required = ["-resume", OF] if program == INFER else []
+    for option in options:
+        name = option.split("=")[0].lstrip("-")
+        if option.startswith("-") and name in RUNNERS.get(program, {"out_dir"}):
+            raise CommandError(f"gives -{name}, which is for reproduce.py and its user to say, not for a recipe")
+    required = {TRAIN: [], INFER: ["-resume", OF]}.get(program, ["-out_dir", OF])
+    settings = parsed(program, options if program.endswith(".py") else [*options, *required])
     defaults = parsed(program, required)
     given = {name: value for name, value in settings.items() if value != defaults[name]}
-    taken = sorted(RUNNERS.get(program, {"out_dir"}) & given.keys())
-    if taken:
-        raise CommandError(f"gives -{taken[0]}, which is for reproduce.py and its user to say, not for a recipe")
     if program == INFER and not str(settings["resume"]).startswith(OF):
         raise CommandError(f"is to read the training run of this recipe: -resume {OF}/checkpoint_max.pth")
-    if program == TRAIN and settings["neuron"] == "relu":
-        given.pop("T", None)  # an ANN has no time
     return Command(text, program, tuple(options), settings, given)
 
 

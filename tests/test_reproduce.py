@@ -366,3 +366,25 @@ def test_smoke(small, capfd):
     assert "exit code 2: train_BPTT.py: error: digits_seq shows" in said
     assert "its training run failed" in said
     assert {path.name for path in small.iterdir()} == {"recipes"}
+
+
+def test_what_draws_by_itself_gets_a_folder(small, capfd):
+    """Its pictures go into the report."""
+    text = (
+        SMALL[: SMALL.index("figure:")]
+        + """runs:
+  - id: flow
+    label: gradient by lag
+    command: python -m analysis.gradient_flow -neuron LIF -T 2 -b 8
+    paper: {picture: null}
+"""
+    )
+    (small / "recipes" / "small.yaml").write_text(text)
+    assert main("run", "small") == 0
+    results, runs = results_in(small)
+    folder = results.made(runs["small/flow"], 1, own=True)
+    assert folder.name.startswith("gradient_flow_")
+    assert {"gradient_flow.png", "gradient_flow.pdf", DONE} <= {path.name for path in folder.iterdir()}
+    assert main("report", "small") == 0
+    assert "![A small table](small_gradient_flow.png)" in capfd.readouterr().out
+    assert (small / "logs/reproduce/report/small_gradient_flow.pdf").is_file()
