@@ -1,0 +1,298 @@
+"""Where the gradient through time comes from (Eq. 10–14 and 20–24 of the paper, measured): ∂L/∂u[t] by lag.
+
+    python -m analysis.gradient_flow -resume logs/lif/checkpoint_max.pth logs/clif/checkpoint_max.pth -out_dir flow
+    python -m analysis.gradient_flow -dataset digits_seq -model mlp3 -T 8 -neuron LIF CLIF -out_dir flow
+
+The first for trained networks, with the settings in the config.json beside each; the second for fresh ones. In each
+layer, ∂L/∂u[t] = Σ over t′ ≥ t of what the spike of step t′ sends back to t; the lag is t′ − t. Lag 0 is the spatial
+term. The share of a lag is its part of the L1 norm, summed over batch, neurons and t. *Zero* is the fraction of all
+(neuron, t) but the last t where everything of lag 1 and more is exactly 0; *cut*, the same among those to which a later
+step would send something, H[t′] and its gradient not being 0: the work of part II in Eq. 14. What CLIF's u alone
+carries is M1; the rest of the whole has passed m on its way, M2.
+
+All in float64, on one training batch as training sees it; the parts are checked to sum to autograd's gradient.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from data import DATASETS, DataError, build_dataset
+from data.resident import build_loader
+from models import MODELS, NETWORK_OPTIONS, build_model
+from neurons import NEURONS, OURS, SpikingNeuron
+from neurons.kernels import lags_of
+from utils.checkpoint import CheckpointError, load_weights
+from utils.cli import OneLineParser, UsageError, number, one_of
+from utils.exit import one_line_errors
+from utils.inference_cli import read_config
+from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.run_dir import environment
+from utils.seeding import seed_all
+
+from .figure_style import BLACK, NEURON_STYLES, WIDTH, in_style, save_figure
+from .report import markdown_table, write_json, written_aside
+
+CPU = torch.device("cpu")
+EXACT = 1e-10  # of the largest gradient: how well the parts must sum to autograd's
+SHOWN = 6  # lags that have a column of their own in the table
+# the training script's, for fresh networks and for what a config.json may lack
+DEFAULTS: dict[str, Any] = {
+    **{"event_split": "last", "seed": 2022, "tau": 2.0, "surrogate": "rectangle", "alpha": 1.0, "v_reset": None},
+    **{"drop_rate": 0.0, "bn": "per_step"},
+    **{"loss_lambda": 0.05, "loss_means": 1.0, "mse_n_reg": False, "label_smoothing": 0.0},
+}
+
+
+@dataclass(frozen=True)
+class LayerFlow:
+    """The gradient of one neuron layer by lag 0 … T − 1.
+
+    Args:
+        l1: L1 norm of each lag's part. share: of their sum.
+        zero, cut: fractions without a gradient of lag ≥ 1, as above; None for T = 1.
+        m1, m2: for CLIF, L1 norms of what u alone carries and of the rest; where they cancel, they add up to more.
+        error: largest difference of the parts' sum from autograd's gradient, relative to the largest gradient.
+    """
+
+    name: str
+    neuron: str
+    l1: list[float]
+    share: list[float]
+    zero: float | None
+    cut: float | None
+    m1: list[float] | None
+    m2: list[float] | None
+    error: float
+
+
+def gradient_flow(
+    net: nn.Module, x_seq: Tensor, target: Tensor, criterion: nn.Module | partial[Tensor]
+) -> list[LayerFlow]:
+    """Split the gradient of every neuron layer by lag, in the network's order.
+
+    Args:
+        net: a network of this project, in float64. Its gradients are left as they were.
+        x_seq: [T, N, C, H, W], float64. target: labels [N] or [N, K].
+        criterion: (logits [T, N, K], target) → scalar.
+
+    Raises:
+        ValueError: if there is no LIF, PLIF or CLIF in the network.
+        ArithmeticError: if the parts do not sum to autograd's gradient.
+    """
+    seen: dict[str, tuple[SpikingNeuron, Tensor, Tensor]] = {}
+
+    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], spikes: Tensor) -> None:
+        assert isinstance(module, SpikingNeuron)
+        seen[name] = (module, inputs[0], spikes)
+
+    with ExitStack() as stack:
+        for name, module in net.named_modules():
+            if isinstance(module, SpikingNeuron):
+                stack.callback(module.register_forward_hook(partial(keep, name)).remove)
+        loss = criterion(net(x_seq), target)
+    if not seen:
+        raise ValueError(f"the network has no {', '.join(OURS)} whose gradient could be split")
+    tensors = [tensor for _, c, spikes in seen.values() for tensor in (c, spikes)]
+    gradients = torch.autograd.grad(loss, tensors)
+    pairs = zip(gradients[::2], gradients[1::2], strict=True)
+    return [
+        split_layer(name, module, c.detach(), g_s, g_c)
+        for (name, (module, c, _)), (g_c, g_s) in zip(seen.items(), pairs, strict=True)
+    ]
+
+
+@torch.no_grad()
+def split_layer(name: str, neuron: SpikingNeuron, c: Tensor, g_s: Tensor, g_c: Tensor) -> LayerFlow:
+    """One layer by lag, from its input current c, ∂L/∂s and, to check the sum against, autograd's ∂L/∂c, [T, N, …]."""
+    T, dynamics, gamma = len(c), neuron.dynamics(), neuron.learned_gamma()
+    l1, by_u, by_m = (torch.zeros(T, dtype=c.dtype) for _ in range(3))
+    zeros = cut = sent = 0
+    worst, later = 0.0, torch.zeros_like(c[0], dtype=torch.bool)  # later: where a later step has a spatial term
+    whole = lags_of(c, g_s, dynamics, gamma)
+    alone = lags_of(c, g_s, dynamics, gamma, through_m=False)
+    for t, parts, of_u in zip(range(T - 1, -1, -1), whole, alone, strict=True):  # parts: [T − t, N, …]
+        n = len(parts)
+        l1[:n] += parts.abs().flatten(1).sum(1)
+        by_u[:n] += of_u.abs().flatten(1).sum(1)
+        by_m[:n] += (parts - of_u).abs().flatten(1).sum(1)
+        worst = max(worst, (parts.sum(0) - g_c[t]).abs().max().item())
+        if t < T - 1:
+            zero = (parts[1:] == 0).all(0)
+            zeros, cut, sent = zeros + int(zero.sum()), cut + int((zero & later).sum()), sent + int(later.sum())
+        later |= parts[0] != 0
+    error = worst / max(g_c.abs().max().item(), 1e-300)
+    if error > EXACT:
+        raise ArithmeticError(f"{name}: the parts by lag miss autograd's gradient by {error:.1e}")
+    return LayerFlow(
+        name=name,
+        neuron=type(neuron).__name__,
+        l1=l1.tolist(),
+        share=(l1 / l1.sum().clamp(min=1e-300)).tolist(),
+        zero=zeros / ((T - 1) * c[0].numel()) if T > 1 else None,
+        cut=cut / max(sent, 1) if T > 1 else None,
+        m1=by_u.tolist() if dynamics.clif else None,
+        m2=by_m.tolist() if dynamics.clif else None,
+        error=error,
+    )
+
+
+def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) -> dict[str, Any]:
+    """Build a network by its settings, load its weights if it has been trained, and split the gradient of a batch."""
+    settings = {**DEFAULTS, **settings}
+    task = build_dataset(
+        settings["dataset"],
+        settings["data_dir"],
+        T=settings["T"],
+        seed=settings["seed"],
+        download=False,
+        event_split=settings["event_split"],
+    )
+    seed_all(settings["seed"])
+    options = {name: settings[name] for name in NETWORK_OPTIONS if name not in ("backend", "bptt_k")}
+    try:
+        net = build_model(
+            settings["model"],
+            settings["neuron"],
+            num_classes=task.num_classes,
+            in_channels=task.in_channels,
+            input_size=task.input_size,
+            backend="torch",
+            **options,
+        )
+    except ValueError as error:
+        raise UsageError(f"-model {settings['model']} on {settings['dataset']}: {error}") from None
+    if checkpoint is not None:
+        load_weights(net, checkpoint)
+    loader = build_loader(
+        task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
+    )
+    x_seq, target = next(loader.epoch(0))
+    criterion = partial(bptt_loss, **{name: settings[name] for name in LOSS_OPTIONS})
+    try:
+        layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
+    except ValueError as error:
+        raise UsageError(f"-neuron {settings['neuron']}: {error}") from None
+    of = ("dataset", "model", "neuron", "T", "tau", "surrogate", "alpha", "seed")
+    return {
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        **{name: settings[name] for name in of},
+        "batch": x_seq.shape[1],
+        "layers": [asdict(layer) for layer in layers],
+    }
+
+
+def table(flows: Sequence[dict[str, Any]]) -> str:
+    """A row per network and layer: shares of the first lags and of the rest, and the fractions zero and cut, in %."""
+    lags = min(SHOWN, max(flow["T"] for flow in flows))
+    header = ["network, layer", *(f"lag {lag}" for lag in range(lags)), f"lag ≥ {lags}", "zero", "cut"]
+    rows = []
+    for flow in flows:
+        for layer in flow["layers"]:
+            share = layer["share"] + [0.0] * (lags - len(layer["share"]))
+            cells = [*share[:lags], sum(share[lags:])]
+            ends = ["–" if layer[name] is None else f"{100 * layer[name]:.2f}" for name in ("zero", "cut")]
+            rows.append([f"{label_of(flow)}: {layer['name']}", *(f"{100 * cell:.3f}" for cell in cells), *ends])
+    return markdown_table(header, rows)
+
+
+def label_of(flow: dict[str, Any]) -> str:
+    return f"{flow['neuron']}, {'fresh' if flow['checkpoint'] is None else 'trained'}"
+
+
+def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Share of each lag, a panel per layer, and in the last panel the fraction that is cut, by layer."""
+    deepest = max(len(flow["layers"]) for flow in flows)
+    with in_style():
+        columns = min(4, deepest + 1)
+        rows = -(-(deepest + 1) // columns)
+        figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.3))
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for flow in flows:
+            style = {**NEURON_STYLES[flow["neuron"]]}
+            if flow["checkpoint"] is None:
+                style |= {"markerfacecolor": "white", "alpha": 0.7}
+            for number_, layer in enumerate(flow["layers"]):
+                shown = [share if share > 0 else float("nan") for share in layer["share"]]
+                panels[number_].semilogy(range(flow["T"]), shown, **style, label=label_of(flow))
+                panels[number_].set_title(f"layer {number_ + 1}")
+                if layer["m1"] is not None:
+                    parts = [m1 / sum(layer["l1"]) or float("nan") for m1 in layer["m1"]]
+                    panels[number_].semilogy(
+                        range(flow["T"]), parts, color=BLACK, linestyle=":", linewidth=1, label="CLIF, by u alone (M1)"
+                    )
+            if flow["T"] > 1:
+                cut = [100 * layer["cut"] for layer in flow["layers"]]
+                panels[deepest].plot(range(1, len(cut) + 1), cut, **style)
+        for panel in panels[:deepest]:
+            panel.set_xlabel("lag t′ − t")
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        panels[0].set_ylabel("share of |∂L/∂u|")
+        panels[deepest].set_title("cut off from later steps")
+        panels[deepest].set_xlabel("layer")
+        panels[deepest].set_ylabel("neurons and steps (%)")
+        panels[deepest].set_ylim(-4, 104)
+        panels[deepest].xaxis.get_major_locator().set_params(integer=True)
+        for panel in panels[deepest + 1 :]:
+            panel.set_visible(False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=len(unique), handlelength=3)
+        save_figure(figure, path)
+
+
+def read_options() -> Namespace:
+    parser = OneLineParser("Split the gradient through time by lag: how far back each layer's gradient reaches.")
+    add, positive = parser.add_argument, number(int, least=1)
+    add(
+        "-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its config.json"
+    )
+    add("-neuron", type=one_of("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
+    add("-model", type=one_of("model", MODELS), default="mlp3", help="fresh networks: model")
+    add("-dataset", type=one_of("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
+    add("-T", type=positive, default=8, help="fresh networks: time steps")
+    add("-tau", type=number(float, above=1), default=2.0, help="fresh networks: membrane time constant, in steps")
+    add("-seed", type=number(int, least=0), default=2022, help="fresh networks: seed of weights and batch")
+    add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
+    add("-b", type=positive, default=64, help="batch size")
+    add("-out_dir", type=Path, required=True, help="where gradient_flow.md, .json, .png and .pdf go")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = read_options()
+    flows = []
+    if args.resume:
+        for path in args.resume:
+            config = read_config(path)
+            if config is None:
+                raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
+            told = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+            neuron = told.get("neuron", config["neuron"])
+            seed = config["seed"][0] if isinstance(config["seed"], list) else config["seed"]
+            flows.append(flow_of({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path, args.b))
+    else:
+        named = ("model", "dataset", "T", "tau", "seed", "data_dir")
+        settings = {name: getattr(args, name) for name in named}
+        flows = [flow_of({**settings, "neuron": neuron}, None, args.b) for neuron in args.neuron]
+    text = table(flows)
+    with written_aside(args.out_dir) as folder:
+        (folder / "gradient_flow.md").write_text(text)
+        write_json(folder / "gradient_flow.json", {"networks": flows, "made_with": environment(CPU)})
+        draw(flows, folder / "gradient_flow")
+    print(f"Share of the gradient by lag, in %:\n\n{text}\nresults: {args.out_dir}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("analysis.gradient_flow", UsageError, DataError, CheckpointError):
+        main()

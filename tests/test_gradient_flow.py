@@ -1,0 +1,155 @@
+"""The gradient split by lag in whole networks: its parts sum to autograd's, on known cases and through the command."""
+
+import json
+import runpy
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from analysis import gradient_flow as flow
+from models import build_model
+from neurons import build_neuron
+from tests.helpers import run_training
+from utils.loss import bptt_loss
+
+T = 6
+
+
+def split(neuron, model="mlp3", surrogate="rectangle", v_reset=None, seed=0):
+    torch.manual_seed(seed)
+    net = build_model(model, neuron, in_channels=1, surrogate=surrogate, v_reset=v_reset).double().train()
+    x_seq = torch.randn(T, 3, 1, 32, 32, dtype=torch.float64)
+    return net, flow.gradient_flow(net, x_seq, torch.tensor([1, 2, 3]), partial(bptt_loss, loss_lambda=0.05))
+
+
+@pytest.mark.parametrize("model", ["mlp3", "snn5_noAP"])
+@pytest.mark.parametrize(
+    ("neuron", "surrogate", "v_reset"),
+    [("LIF", "rectangle", None), ("LIF", "sigmoid", -0.1), ("PLIF", "triangle", None), ("CLIF", "rectangle", None)],
+)
+def test_parts_sum_to_autograds_gradient(model, neuron, surrogate, v_reset):
+    net, layers = split(neuron, model, surrogate, v_reset)
+    assert [layer.name for layer in layers] == [f"features.{i}.act" for i in range(2 if model == "mlp3" else 5)]
+    assert all(weight.grad is None for weight in net.parameters())
+    for layer in layers:
+        assert layer.neuron == neuron
+        assert layer.error < 1e-10
+        assert len(layer.share) == T
+        assert sum(layer.share) == pytest.approx(1)
+        assert layer.share[0] > layer.share[1] > 0
+
+
+def test_a_wrong_split_is_noticed():
+    neuron = build_neuron("CLIF").double()
+    c = torch.randn(T, 2, 3, dtype=torch.float64, requires_grad=True)
+    g_s = torch.randn(T, 2, 3, dtype=torch.float64)
+    (g_c,) = torch.autograd.grad(neuron(c), c, g_s)
+    flow.split_layer("one", neuron, c.detach(), g_s, g_c)
+    with pytest.raises(ArithmeticError, match="one: the parts by lag miss autograd's gradient by"):
+        flow.split_layer("one", neuron, c.detach(), g_s, g_c * (1 + 1e-8))
+
+
+def layer_of(name, c, g_s):
+    neuron = build_neuron(name).double()
+    c = torch.tensor(c, dtype=torch.float64)[:, None, None].requires_grad_()  # [T] → [T, 1, 1]
+    g_s = torch.tensor(g_s, dtype=torch.float64)[:, None, None]
+    (g_c,) = torch.autograd.grad(neuron(c), c, g_s)
+    return flow.split_layer("one", neuron, c.detach(), g_s, g_c)
+
+
+def test_lif_by_hand():
+    """u = 0.2, 0.9, 0.65 (reset to −0.1 after … no spike): H = 0, 1, 1 and γ = ½, gradients 0, 0, 8 of the spikes.
+
+    u[2] takes 8; u[1] = 0.9 lies within the rectangle, where 1 − H = 0 cuts it (part II): u[1] and u[0] take nothing.
+    """
+    layer = layer_of("LIF", [0.2, 0.8, 0.2], [0.0, 0.0, 8.0])
+    assert layer.l1 == [8.0, 0.0, 0.0]
+    assert (layer.zero, layer.cut) == (1.0, 1.0)
+    assert layer.m1 is None
+
+
+def test_lif_that_is_not_cut():
+    """u = 0.2, 0.3, 0.65: H = 0, 0, 1, so that 8 goes back as 4 and 2."""
+    layer = layer_of("LIF", [0.2, 0.2, 0.5], [0.0, 0.0, 8.0])
+    assert layer.l1 == [8.0, 4.0, 2.0]
+    assert (layer.zero, layer.cut) == (0.0, 0.0)
+    assert layer.share == pytest.approx([8 / 14, 4 / 14, 2 / 14])
+
+
+def test_clif_is_not_cut_there():
+    """1 − (V_th + σ(m))·H is −σ(m) where LIF has 0; with m = 0, 8 goes back to u[1] as −½·½·8 = −2, to u[0] as −1.
+
+    There is no spike, so that nothing has passed m.
+    """
+    layer = layer_of("CLIF", [0.2, 0.8, 0.2], [0.0, 0.0, 8.0])
+    assert layer.m1 == pytest.approx([8.0, 2.0, 1.0])
+    assert (layer.zero, layer.cut) == (0.0, 0.0)
+    assert layer.m2 == [0.0, 0.0, 0.0]
+
+
+def test_no_step_sends_anything():
+    layer = layer_of("LIF", [0.1, 0.1, 0.1], [1.0, 1.0, 1.0])
+    assert layer.l1 == [0.0, 0.0, 0.0]
+    assert (layer.zero, layer.cut) == (1.0, 0.0)
+
+
+def test_clif_reaches_further_than_lif():
+    lif, clif = split("LIF")[1], split("CLIF")[1]
+    for one, other in zip(lif, clif, strict=True):
+        assert sum(other.share[2:]) > 1.2 * sum(one.share[2:])
+        assert other.cut < 0.01 < 0.1 < one.cut
+        assert other.m2[0] == 0 < min(other.m2[1:])  # the spatial term does not pass m
+        assert other.m1[0] == pytest.approx(other.l1[0])
+
+
+def command(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["analysis.gradient_flow", *map(str, words)])
+    code = 0
+    try:
+        runpy.run_module("analysis.gradient_flow", run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys):
+    words = "-dataset digits_seq -model mlp3 -T 4 -b 32 -train_fraction 0.1 -epochs 2 -T_max 2 -neuron LIF -device cpu"
+    words += f" -switch_neuron 1:CLIF -out_dir {tmp_path} -name run"
+    assert run_training(*words.split(), cwd=tmp_path).returncode == 0
+    code, out, err = command(
+        monkeypatch, capsys, "-resume", tmp_path / "run/checkpoint_latest.pth", "-b", 16, "-out_dir", tmp_path / "flow"
+    )
+    assert code == 0, err
+    assert "CLIF, trained: features.1.act" in out
+    written = json.loads((tmp_path / "flow/gradient_flow.json").read_text())
+    (network,) = written["networks"]
+    assert (network["neuron"], network["T"], network["batch"]) == ("CLIF", 4, 16)
+    assert (tmp_path / "flow/gradient_flow.md").read_text() in out
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"flow/gradient_flow.{suffix}").stat().st_size > 5000
+    code, out, err = command(monkeypatch, capsys, "-T", 2, "-neuron", "PLIF", "-b", 8, "-out_dir", tmp_path / "fresh")
+    assert code == 0, err
+    assert "PLIF, fresh: features.0.act" in out
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-resume", "nowhere/a.pth"], "no config.json beside nowhere/a.pth"),
+        (["-neuron", "KLIF"], "no LIF, PLIF, CLIF whose gradient could be split"),
+        (["-T", "6"], "-T 6 does not divide"),
+        (["-dataset", "cifar10"], "cifar"),
+    ],
+)
+def test_bad_requests_end_in_one_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(monkeypatch, capsys, *words, "-out_dir", "flow")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert said in err
+    assert not (tmp_path / "flow").exists()
