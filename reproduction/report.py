@@ -157,16 +157,22 @@ def write_report(recipe: Recipe, seeds: Sequence[int] | None, results: Results, 
     rows = rows_of(recipe, outcomes)
     with written_aside(out_dir) as folder:
         pictures = draw(recipe, outcomes, results, folder)
-        for run in recipe.runs:  # what a command has drawn itself
-            for made in outcomes[run.id].folders if run.command and not run.of and not run.command.trains else ():
-                for picture in sorted(path for path in made.iterdir() if path.suffix in PICTURES):
-                    pictures.append(Path(shutil.copy(picture, folder / f"{recipe.name}_{picture.name}")))
+        for run in recipe.runs:
+            if run.command is not None and not run.command.trains and not run.of:  # it has drawn by itself
+                pictures += copy_pictures(outcomes[run.id].folders, recipe.name, folder)
         text = markdown(recipe, rows, [path.name for path in pictures])
         (folder / f"{recipe.name}.md").write_text(text)
         (folder / f"{recipe.name}.csv").write_text(as_csv(rows))
         write_json(folder / f"{recipe.name}.json", {"title": recipe.title, "rows": [asdict(row) for row in rows],
                                                     "quoted": dict(recipe.quoted)})  # fmt: skip
     return text
+
+
+def copy_pictures(folders: Sequence[Path], name: str, to: Path) -> list[Path]:
+    """Copy what a command has drawn: the pictures named like the recipe if there are some, else all, with its name."""
+    there = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in PICTURES]
+    own = [path for path in there if path.stem == name]
+    return [Path(shutil.copy(path, to / (path.name if own else f"{name}_{path.name}"))) for path in own or there]
 
 
 def show(recipe: Recipe) -> str:

@@ -20,7 +20,7 @@ from .recipe import ACCURACY, Run
 
 EVIDENCE = ROOT / "results" / "evidence"
 DONE = "done.json"  # the last file of a run that trains nothing
-KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "sweep.json", "account.json", DONE)
+KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "sweep.json", "account.json", "neurons.json", DONE)
 ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
 
 
@@ -102,9 +102,10 @@ class Results:
         to = self.evidence / run.recipe / self.name(run, seed)
         with naming_disk(to):
             to.mkdir(parents=True, exist_ok=True)
-            for name in KEPT:
-                if (folder / name).is_file():
-                    shutil.copy(folder / name, to)
+            drawn = () if run.command.trains or run.of else folder.glob("*.png")
+            for path in (*(folder / name for name in KEPT), *drawn):
+                if path.is_file():
+                    shutil.copy(path, to)
         return to
 
     def outcome(self, run: Run, seeds: Sequence[int]) -> Outcome:
@@ -169,7 +170,9 @@ class Results:
 def measured(folder: Path, command: Command) -> dict[str, float]:
     """What a run of inference.py measured, by quantity."""
     if command.program != INFER:
-        return {}
+        path = folder / "neurons.json"
+        rates = json.loads(path.read_text())["firing_rate"] if path.is_file() else {}
+        return {f"spikes per step of {neuron}": rate for neuron, rate in rates.items()}
     values: dict[str, float] = {}
     if command.settings["sweep"] or command.settings["calibrate"]:
         values |= columns_of(json.loads((folder / "sweep.json").read_text()))

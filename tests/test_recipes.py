@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from reproduction.commands import CommandError, read_command
+from reproduction.figures import add
 from reproduction.recipe import RECIPES, load_recipes
 from reproduction.report import rows_of
 from reproduction.results import Outcome, Results
@@ -161,6 +162,8 @@ def test_smoke_has_a_case_for_every_command(recipes):
             for name in ("dataset", "model", "neuron", "T", "cutupmix_auto", "mse_n_reg"):
                 assert settings.get(name) == case.command.settings.get(name)
     assert len(cases) < len(covered)
+    table3 = cases_of([recipes["table3"]], runs)  # two tasks, with and without k; τ = 2 is the default
+    assert [len(case.of) for case in table3] == [24, 6, 24, 6]
 
 
 def test_a_report_has_a_row_for_every_value_of_the_paper(recipes):
@@ -168,6 +171,21 @@ def test_a_report_has_a_row_for_every_value_of_the_paper(recipes):
         rows = rows_of(recipe, {run.id: Outcome() for run in recipe.runs})
         assert len(rows) == sum(len(run.paper) for run in recipe.runs)
         assert all(row.difference is None for row in rows)
+
+
+def test_a_figure_takes_its_points_from_its_runs(recipes, tmp_path):
+    runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
+    recipe, run = recipes["table3"], runs["table3/cifar10-k4-tau1.3"]
+    settings = run.command.settings
+    outcome = Outcome(seeds=(1, 2), values={"accuracy, best": [95.0, 96.0], "accuracy, last": [1.0, 2.0]})
+    panels = {}
+    add(panels, recipes["figure6"].figure, recipe, run, settings, outcome)
+    add(panels, recipes["figure6"].figure, recipe, runs["table3/cifar10-k1-tau1.3"], settings, Outcome())
+    (line,) = panels["cifar10"].values()
+    assert (line.label, line.points) == ("τ = 1.3", {4: [95.0, 96.0]})
+    add(panels, recipes["digits_figure2b"].figure, recipes["digits_figure2b"], run, settings, outcome)
+    assert panels["cifar10"]["LIF"].points == {6: [1.0, 2.0]}
+    assert panels["cifar10"]["LIF"].paper == {6: 94.61}
 
 
 GOOD = """\

@@ -368,23 +368,35 @@ def test_smoke(small, capfd):
     assert {path.name for path in small.iterdir()} == {"recipes"}
 
 
-def test_what_draws_by_itself_gets_a_folder(small, capfd):
-    """Its pictures go into the report."""
+def test_what_draws_by_itself_gets_a_folder(small, capfd, monkeypatch):
+    """Its pictures and numbers go into the report, and those of its name alone where there are some."""
     text = (
         SMALL[: SMALL.index("figure:")]
         + """runs:
-  - id: flow
-    label: gradient by lag
-    command: python -m analysis.gradient_flow -neuron LIF -T 2 -b 8
-    paper: {picture: null}
+  - id: neurons
+    label: two neurons
+    command: python -m analysis.neuron_figures -steps 20
+    paper: {spikes per step of LIF: null}
 """
     )
-    (small / "recipes" / "small.yaml").write_text(text)
-    assert main("run", "small") == 0
+    (small / "recipes" / "figure8.yaml").write_text(text)
+    (small / "recipes" / "small.yaml").write_text(text.replace("-steps 20", "-steps 30"))
+    assert main("run", "figure8") == 0
     results, runs = results_in(small)
-    folder = results.made(runs["small/flow"], 1, own=True)
-    assert folder.name.startswith("gradient_flow_")
-    assert {"gradient_flow.png", "gradient_flow.pdf", DONE} <= {path.name for path in folder.iterdir()}
+    folder = results.made(runs["figure8/neurons"], 1, own=True)
+    assert folder.name.startswith("neuron_figures_")
+    assert main("report", "figure8") == 0
+    said = capfd.readouterr().out
+    rate = json.loads((folder / "neurons.json").read_text())["firing_rate"]["LIF"]
+    assert f"| two neurons | spikes per step of LIF | – | {rate:.4f} |" in said
+    assert "![A small table](figure8.png)" in said
+    assert {path.stem for path in (small / "logs/reproduce/report").iterdir()} == {"figure8"}
+
+    name = results.name(runs["small/neurons"], 1)
+    folder.rename(folder.with_name(name))  # as if it had been run
     assert main("report", "small") == 0
-    assert "![A small table](small_gradient_flow.png)" in capfd.readouterr().out
-    assert (small / "logs/reproduce/report/small_gradient_flow.pdf").is_file()
+    assert "![A small table](small_figure7.png)" in capfd.readouterr().out
+    monkeypatch.setattr("reproduce.Results", lambda runs_dir, runs: Results(runs_dir, runs, small / "evidence"))
+    assert main("keep", "small") == 0
+    kept = small / "evidence" / "small" / name
+    assert {path.name for path in kept.iterdir()} == {DONE, "neurons.json", "figure7.png", "figure8.png"}
