@@ -218,7 +218,8 @@ def copy_of_the_project(folder: Path) -> Path:
 
 def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Pytest's exit code and output, in a tree of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
+    others = ("PYTHONPATH", "PYTEST_ADDOPTS", "COV")  # of who runs this, coverage too: not for the tree's own tests
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environment |= {"XDG_CACHE_HOME": str(tree.parent / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "not long", *tests],
