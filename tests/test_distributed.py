@@ -26,6 +26,7 @@ from tests.helpers import (
     started,
     wait_until,
 )
+from utils.interrupt import resume_command
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
 OFTEN = ("-save_every", "0.00001")  # minutes: a checkpoint after each batch
@@ -101,13 +102,28 @@ def test_stopped_and_resumed_in_other_ranks(home, alone):
     assert_close_run(run_folder(out_dir), alone)
 
 
+def two_hosts(end_point: str, *options: str | Path) -> list[list[str | Path]]:
+    """Two torchruns with a rank each that meet by c10d, as on two machines."""
+    return [[*torchrun("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", end_point), *options]] * 2
+
+
 @pytest.mark.slow
 def test_two_hosts(home, alone):
-    """Two torchruns that meet by c10d, as on two machines; one is told to stop, and the command printed goes on."""
     out_dir = home / "hosts"
+    with started(two_hosts(f"--rdzv_endpoint=127.0.0.1:{free_port()}", "-out_dir", out_dir), cwd=home) as hosts:
+        results = [outcome(host) for host in hosts]
+    assert [result.returncode for result in results] == [0, 0], results
+    assert sum(result.stdout.count("done: test accuracy best") for result in results) == 1
+    assert_close_run(run_folder(out_dir), alone)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_two_hosts_stopped_and_resumed(home, alone):
+    """One of them is told to stop; the command that is printed, on both, goes on."""
+    out_dir = home / "hosts_stopped"
     end_point = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
-    host = [*torchrun("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", end_point), "-out_dir", out_dir]
-    with started([[*host, *OFTEN]] * 2, cwd=home) as hosts:
+    with started(two_hosts(end_point, "-out_dir", out_dir, *OFTEN), cwd=home) as hosts:
         wait_until(lambda: list(out_dir.glob("*/checkpoint_previous.pth")))
         send([hosts[0].pid], signal.SIGTERM)
         results = [outcome(process) for process in hosts]
@@ -122,8 +138,19 @@ def test_two_hosts(home, alone):
     with started([[sys.executable, "-m", "torch.distributed.run", *words]] * 2, cwd=home) as hosts:
         results = [outcome(process) for process in hosts]
     assert [result.returncode for result in results] == [0, 0], results
-    assert sum(result.stdout.count("done: test accuracy best") for result in results) == 1
     assert_close_run(run_folder(out_dir), alone)
+
+
+def test_command_that_resumes_on_the_machines_there_were():
+    argv, latest = ["train_BPTT.py", "-b", "8", "-resume", "auto"], Path("logs/a run/checkpoint_latest.pth")
+    script = "train_BPTT.py -b 8 -resume 'logs/a run/checkpoint_latest.pth'"
+    nodes = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "node1"}
+    assert resume_command(argv, latest, 1, {}).endswith(f" {script}")
+    assert resume_command(argv, latest, 4, nodes) == f"torchrun --nproc_per_node=4 {script}"
+    assert resume_command(argv, latest, 8, nodes) == (
+        "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=node1:29400 "
+        f"{script}  # on each of the 2 nodes"
+    )
 
 
 @pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.long), 1])
