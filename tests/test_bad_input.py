@@ -50,7 +50,7 @@ def refused(train, *options: str | Path, says: tuple[str, ...]) -> None:
 
 
 OPTIONS = {
-    "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, relu"),
+    "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, KLIF, GLIF, PSN, relu"),
     "-neuron lif": ("did you mean LIF?",),
     "-model spiking_resnet_18": ("unknown model", "did you mean spiking_resnet18?"),
     "-model vgg9": ("unknown model 'vgg9'", "snn5_noAP"),

@@ -114,8 +114,9 @@ import torch, clif_neurons, clif_neurons.kernels
 from clif_neurons import CLIF, build_neuron
 print(clif_neurons.__file__)
 assert "neurons" not in __import__("sys").modules
+torch.manual_seed(0)
 for name in clif_neurons.NEURONS:
-    x = torch.rand(3, 2, 4, requires_grad=True)
+    x = (3 * torch.rand(3, 20, 4)).requires_grad_()
     build_neuron(name, T=3)(x).sum().backward()
     assert x.grad.abs().sum() > 0
 """
