@@ -129,6 +129,7 @@ class Results:
                 notes.append(f"seed {seed}: {course.folder} is another run ({course.other})")
             else:
                 notes.append(f"seed {seed}: {len(course.rows)} of {course.epochs} epochs")
+        notes += seeds_left(len(done), len(seeds))
         courses = list(done.values())
         return Outcome(
             seeds=tuple(done),
@@ -147,7 +148,8 @@ class Results:
         assert run.command is not None
         values: dict[str, list[float]] = {}
         notes, done, folders, devices, hours = [], [], [], [], []
-        for seed in seeds if run.of else seeds[:1]:
+        wanted = seeds if run.of else seeds[:1]
+        for seed in wanted:
             folder = self.made(run, seed)
             if folder is None:
                 continue
@@ -163,8 +165,14 @@ class Results:
             done.append(seed)
             folders.append(folder)
             devices.append(str(about["device"]))
+        notes += seeds_left(len(done), len(wanted))
         device = ", ".join(dict.fromkeys(devices))
         return Outcome(tuple(done), values, (), mean(hours) if hours else None, device, tuple(notes), tuple(folders))
+
+
+def seeds_left(done: int, wanted: int) -> list[str]:
+    """A note where some seeds are finished and others are not."""
+    return [f"{done} of {wanted} seeds"] if 0 < done < wanted else []
 
 
 def measured(folder: Path, command: Command) -> dict[str, float]:

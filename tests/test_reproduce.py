@@ -197,6 +197,9 @@ def test_report_of_several_seeds(table, capsys):
     assert (
         "| LIF, T = 2 | accuracy | 20.50 | 30.00 ± 0.00 | 22.00 ± 2.00 | +1.50 | 1, 2, 3 | 1 | abacus | done |" in text
     )
+    main("report", "small", "--seeds", "1", "2", "3", "4")
+    assert reported()["status"] == "3 of 4 seeds"
+    main("report", "small")
     assert reported("fails")["status"] == "not run"
     assert reported("later")["status"] == "not covered: nobody has written it"
     assert json.loads(Path("logs/reproduce/report/small.json").read_text())["quoted"] == {"others": 90.5}
