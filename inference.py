@@ -137,7 +137,8 @@ def main(argv: list[str] | None = None) -> None:
             if calibration is not None:
                 on_slice = partial(score, batches=calibration, title="slice of the training set")
                 # NIR has no soft reset
-                found = calibrate(net, on_slice, [v for v in resets if v is not None] if exporter else resets)
+                starts = [v for v in resets if v is not None] if exporter else resets
+                found = calibrate(net, on_slice, starts, run.calibrate_passes)
                 for name, v_reset, seen in (
                     ("one_value", found.network, found.network_score),
                     ("per_layer", found.layers, found.layers_score),

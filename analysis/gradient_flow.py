@@ -98,7 +98,7 @@ def gradient_flow(
 
     with ExitStack() as stack:
         for name, module in net.named_modules():
-            if isinstance(module, SpikingNeuron):
+            if isinstance(module, SpikingNeuron) and module.dynamics() is not None:
                 stack.callback(module.register_forward_hook(partial(keep, name)).remove)
         loss = criterion(net(x_seq), target)
     if not seen:
@@ -116,6 +116,7 @@ def gradient_flow(
 def split_layer(name: str, neuron: SpikingNeuron, c: Tensor, g_s: Tensor, g_c: Tensor) -> LayerFlow:
     """One layer by lag, from its input current c, ∂L/∂s and, to check the sum against, autograd's ∂L/∂c, [T, N, …]."""
     T, dynamics, gamma = len(c), neuron.dynamics(), neuron.learned_gamma()
+    assert dynamics is not None
     l1, by_u, by_m = (torch.zeros(T, dtype=c.dtype) for _ in range(3))
     zeros = cut = sent = 0
     worst, later = 0.0, torch.zeros_like(c[0], dtype=torch.bool)  # later: where a later step has a spatial term

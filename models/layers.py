@@ -132,15 +132,15 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
         and isinstance(neuron, SpikingNeuron)
         and not neuron.keep_state
     ):
-        backend = neuron.backend_for(x)
-        if backend in FUSED_BACKENDS:
+        backend, dynamics = neuron.backend_for(x), neuron.dynamics()
+        if dynamics is not None and backend in FUSED_BACKENDS:
             spikes, mean, var, n = kernels.norm_and_fire(
                 x,
                 norm.weight,
                 norm.bias,
                 norm.eps,
                 neuron.learned_gamma(),
-                neuron.dynamics(),
+                dynamics,
                 backend,
                 norm.sum_over_ranks,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from inspect import signature
 
 from torch import Tensor, nn
 
@@ -47,10 +48,18 @@ NEURONS: dict[str, type[nn.Module]] = {
     "PSN": PSN,
     "relu": ReLU,
 }
-HARD_RESET = ("LIF", "PLIF")  # neurons that a v_reset means something to
-OURS = ("LIF", "PLIF", "CLIF")  # neurons of SpikingNeuron: they have back ends, a bptt_k, and a twin in LIF
-WEIGHTLESS = ("LIF", "CLIF")  # those of them that learn nothing: one can stand in for the other in mid-training
-WHOLE_SEQUENCES = ("GLIF", "PSN")  # neurons with weights for each of T steps, which they see at once
+
+
+def taking(option: str) -> tuple[str, ...]:
+    """The neurons whose constructors take ``option``."""
+    return tuple(name for name, neuron in NEURONS.items() if option in signature(neuron).parameters)
+
+
+HARD_RESET = taking("v_reset")  # neurons that a v_reset means something to
+OURS = taking("bptt_k")  # neurons of SpikingNeuron: they have back ends, a bptt_k, and a twin in LIF
+WHOLE_SEQUENCES = tuple(name for name in NEURONS if name not in taking("step_mode"))  # they see T steps at once
+# of ours, those that learn nothing: one can stand in for the other in mid-training
+WEIGHTLESS = tuple(name for name in OURS if not list(NEURONS[name]().parameters()))
 
 
 def build_neuron(
@@ -84,30 +93,25 @@ def build_neuron(
         near = get_close_matches(name.upper(), NEURONS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown neuron {name!r}{hint} Known: {', '.join(NEURONS)}")
-    if v_reset is not None and name not in HARD_RESET:
+    takes = signature(NEURONS[name]).parameters
+    if v_reset is not None and "v_reset" not in takes:
         raise ValueError(f"{name} has no reset value: v_reset works with {' and '.join(HARD_RESET)}")
-    if bptt_k is not None and name not in OURS:
+    if bptt_k is not None and "bptt_k" not in takes:
         raise ValueError(f"bptt_k works with {', '.join(OURS[:-1])} and {OURS[-1]}, not with {name}")
-    if name == "relu":
-        return ReLU(step_mode)
-    if name not in OURS and backend not in ("auto", "torch"):
+    if backend not in ("auto", "torch") and "backend" not in takes and name != "relu":
         raise ValueError(f"{name} is computed by torch, and backend {backend} was asked for; leave it out")
-    if name in WHOLE_SEQUENCES and step_mode != "m":
+    if step_mode != "m" and "step_mode" not in takes:
         raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")
-    if name == "KLIF":
-        return KLIF(tau, v_threshold, surrogate, alpha, step_mode)
-    if name == "GLIF":
-        return GLIF(T, surrogate, alpha)
-    if name == "PSN":
-        return PSN(T, surrogate, alpha)
-    shared = {
+    options = {
         "tau": tau,
         "v_threshold": v_threshold,
+        "v_reset": v_reset,
         "surrogate": surrogate,
         "alpha": alpha,
         "step_mode": step_mode,
         "backend": backend,
         "keep_state": keep_state,
         "bptt_k": bptt_k,
+        "T": T,
     }
-    return NEURONS[name](**shared, **({"v_reset": v_reset} if name in HARD_RESET else {}))
+    return NEURONS[name](**{option: value for option, value in options.items() if option in takes})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import base
@@ -56,18 +57,22 @@ class SpikingNeuron(base.MemoryModule):
             raise ValueError(f"tau must be > 1, not {tau}")
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        if bptt_k is not None:
-            check_window(bptt_k, surrogate, backend)
-        self.bptt_k = bptt_k
         self.tau, self.v_threshold, self.v_reset = float(tau), float(v_threshold), v_reset
         self.surrogate, self.alpha = surrogate, alpha
         self.spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         self.step_mode, self.keep_state = step_mode, keep_state
-        self.backend = backend
+        self.backend, self.bptt_k = backend, bptt_k
+        if bptt_k is not None:
+            self._check_window(bptt_k)
         self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
 
     step: Callable[..., tuple[Tensor, ...]]
     """One time step: input current c [N, *] and the states → (spikes, *new states), all [N, *]."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls) and "dynamics" not in vars(cls):  # a parent's kernels know nothing of a new step
+            cls.dynamics = SpikingNeuron.dynamics  # type: ignore[method-assign]
 
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""
@@ -86,27 +91,30 @@ class SpikingNeuron(base.MemoryModule):
     def multi_step_functional_forward(self, inputs, states):
         """A sequence with explicit states (SpikingJelly 2's functional interface)."""
         (x_seq,) = inputs
-        if not isinstance(self.surrogate, str):
+        dynamics = self.dynamics()
+        if dynamics is None:
             return super().multi_step_functional_forward(inputs, states)
-        spike_seq, states = self._fire(x_seq, states, last=True)
+        spike_seq, states = self._fire(x_seq, states, dynamics, last=True)
         return (spike_seq,), states
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Input current [T, N, *] → spikes [T, N, *]."""
         if self.keep_state:
             return super().multi_step_forward(x_seq)
-        if isinstance(self.surrogate, str):
-            return self._fire(x_seq, (), last=False)[0]
+        dynamics = self.dynamics()
+        if dynamics is not None:
+            return self._fire(x_seq, (), dynamics, last=False)[0]
         states = self.materialize_states((x_seq,), tuple(self._memories_rv.values()), "m")
         (spike_seq,), _ = self.multi_step_functional_forward((x_seq,), states)
         return spike_seq
 
-    def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _fire(
+        self, x_seq: Tensor, states: tuple[Tensor, ...], dynamics: Dynamics, last: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        gamma = self.learned_gamma()
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
-            return fire_windowed(x_seq, self.learned_gamma(), states, self.dynamics(), window=self.bptt_k, last=last)
-        return fire_sequence(
-            x_seq, self.learned_gamma(), states, self.dynamics(), backend=self.backend_for(x_seq), last=last
-        )
+            return fire_windowed(x_seq, gamma, states, dynamics, window=self.bptt_k, last=last)
+        return fire_sequence(x_seq, gamma, states, dynamics, backend=self.backend_for(x_seq), last=last)
 
     def backend_for(self, x_seq: Tensor) -> str:
         """The back end that computes this sequence: ``"torch"``, ``"compile"`` or ``"triton"``.
@@ -114,13 +122,36 @@ class SpikingNeuron(base.MemoryModule):
         Raises:
             ValueError: if ``backend`` names one that cannot.
         """
-        return choose_backend("torch" if self.bptt_k is not None else self.backend, x_seq, self.surrogate)
+        known = self.dynamics() is not None
+        if not known and isinstance(self.surrogate, str) and self.backend in ("compile", "triton"):
+            raise ValueError(f"backend {self.backend} does not know {type(self).__name__}; take backend torch")
+        backend = "torch" if self.bptt_k is not None else self.backend
+        return choose_backend(backend, x_seq, self.surrogate if known else None)
 
-    def dynamics(self) -> Dynamics:
-        """What the kernels must know of this neuron; its surrogate is a named one."""
-        return Dynamics(
-            "m" in self._memories, self.tau, self.v_threshold, self.v_reset, str(self.surrogate), self.alpha
-        )
+    def dynamics(self) -> Dynamics | None:
+        """What the kernels must know of this neuron; None where they don't know it: then its steps run under autograd.
+
+        A neuron whose ``step`` is that of LIF or CLIF returns :meth:`dynamics_of`.
+        """
+        return None
+
+    def dynamics_of(self, clif: bool) -> Dynamics | None:
+        """CLIF's or LIF's dynamics with these settings; None with a surrogate that the kernels don't know."""
+        if not isinstance(self.surrogate, str):
+            return None
+        return Dynamics(clif, self.tau, self.v_threshold, self.v_reset, self.surrogate, self.alpha)
+
+    def _check_window(self, bptt_k: int) -> None:
+        if bptt_k < 1:
+            raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
+        if not isinstance(self.surrogate, str):
+            raise ValueError(f"bptt_k works with the surrogates {', '.join(SURROGATES)}, not with one of your own")
+        if self.dynamics() is None:
+            raise ValueError(f"bptt_k needs dynamics that the kernels know, and {type(self).__name__} has none")
+        if self.backend not in ("auto", "torch"):
+            raise ValueError(
+                f"bptt_k is computed by backend torch, and backend {self.backend} was asked for; leave it out"
+            )
 
     def learned_gamma(self) -> Tensor | None:
         """γ where it is learned (PLIF), a scalar; None where it is 1 − 1/τ."""
@@ -130,17 +161,3 @@ class SpikingNeuron(base.MemoryModule):
         reset = "" if self.v_reset is None else f", v_reset={self.v_reset}"
         cut = "" if self.bptt_k is None else f", bptt_k={self.bptt_k}"
         return f"tau={self.tau}{reset}, surrogate={self.surrogate}, alpha={self.alpha}, step_mode={self.step_mode}{cut}"
-
-
-def check_window(bptt_k: int, surrogate: str | Callable[[Tensor], Tensor], backend: str) -> None:
-    """Refuse a ``bptt_k`` that is none, or that something else cannot do.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if bptt_k < 1:
-        raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
-    if not isinstance(surrogate, str):
-        raise ValueError(f"bptt_k works with the surrogates {', '.join(SURROGATES)}, not with one of your own")
-    if backend not in ("auto", "torch"):
-        raise ValueError(f"bptt_k is computed by backend torch, and backend {backend} was asked for; leave it out")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
+from .kernels import Dynamics
 
 
 def clif_step(
@@ -54,6 +55,9 @@ class CLIF(SpikingNeuron):
     ):
         super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
         self.register_memory("m", 0.0)
+
+    def dynamics(self) -> Dynamics | None:
+        return self.dynamics_of(clif=True)
 
     def step(self, c: Tensor, u: Tensor, m: Tensor) -> tuple[Tensor, ...]:
         return clif_step(c, u, m, self.tau, self.v_threshold, self.spike)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
+from .kernels import Dynamics
 
 
 def lif_step(
@@ -40,6 +41,9 @@ def lif_step(
 
 class LIF(SpikingNeuron):
     """Leaky integrate-and-fire; arguments of :class:`SpikingNeuron`. State ``v`` = u."""
+
+    def dynamics(self) -> Dynamics | None:
+        return self.dynamics_of(clif=False)
 
     def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
         return lif_step(c, u, 1 - 1 / self.tau, self.v_threshold, self.v_reset, self.spike)

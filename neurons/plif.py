@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import SpikingNeuron
+from .kernels import Dynamics
 from .lif import lif_step
 
 
@@ -36,6 +37,9 @@ class PLIF(SpikingNeuron):
     def learned_gamma(self) -> Tensor:
         """γ = 1 − 1/τ = 1 − σ(w), a scalar."""
         return 1 - self.w.sigmoid()
+
+    def dynamics(self) -> Dynamics | None:
+        return self.dynamics_of(clif=False)
 
     def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
         return lif_step(c, u, self.learned_gamma(), self.v_threshold, self.v_reset, self.spike)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from neurons import build_neuron
+from neurons import LIF, build_neuron, lif_step
 
 GOLDEN = Path(__file__).parent / "golden"
 TRACES = json.loads((GOLDEN / "neuron_traces.json").read_text())
@@ -91,3 +91,22 @@ def test_surrogate_derivative_integrates_to_one(surrogate, alpha):
     x = torch.linspace(-60, 60, 600_001, dtype=torch.float64, requires_grad=True)
     spike_function(surrogate, alpha)(x).sum().backward()
     assert torch.trapezoid(x.grad, x.detach()).item() == pytest.approx(1.0, rel=1e-3)
+
+
+class Twitchy(LIF):
+    """LIF with a step of its own, which no kernel knows."""
+
+    def step(self, c, u):
+        return lif_step(c + 0.3, u, 0.5, self.v_threshold, self.v_reset, self.spike)
+
+
+def test_a_step_of_one_s_own_is_what_runs_over_a_sequence():
+    x = torch.rand(6, 2, 3)
+    neuron = Twitchy(keep_state=False)
+    steps = Twitchy(step_mode="s")
+    assert torch.equal(neuron(x), torch.stack([steps(c) for c in x]))
+    assert not torch.equal(neuron(x), LIF(keep_state=False)(x))
+    with pytest.raises(ValueError, match="backend compile does not know Twitchy"):
+        Twitchy(backend="compile")(x)
+    with pytest.raises(ValueError, match="bptt_k needs dynamics"):
+        Twitchy(bptt_k=2)

@@ -85,6 +85,8 @@ def inference_parser(
         "layer; includes -sweep. With -export, hard resets only")  # fmt: skip
     add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate "
         "(default: 512)")  # fmt: skip
+    add("-calibrate_passes", type=positive, default=2, help="how often -calibrate goes through the layers, at most "
+        "(default: 2)")  # fmt: skip
     add("-save_lif", type=Path, help="write the LIF network (as -neuron LIF or -calibrate has it) as a checkpoint")
     add("-export", type=Path, help="write the network as NIR; it must be LIF or PLIF with a hard reset")
     add("-profile", action="store_true", help="firing rates, operations and energy (Tables 6 and 7, Figure 11)")

@@ -31,12 +31,8 @@ static inline float sigmoid(float x) {
     z = 125.0f < z ? 125.0f : z; /* in this order a comparison and a choice are one instruction */
     z = -125.0f > z ? -125.0f : z;
     float shifted = z + magic, f = z - (shifted - magic);
-    float p = 1.327646109e-3f;
-    p = p * f + 9.675541721e-3f;
-    p = p * f + 5.550713311e-2f;
-    p = p * f + 2.402211972e-1f;
-    p = p * f + 6.931469670e-1f;
-    p = p * f + 1.0f;
+    float p = (1.327646109e-3f * f + 9.675541721e-3f) * f + 5.550713311e-2f;
+    p = ((p * f + 2.402211972e-1f) * f + 6.931469670e-1f) * f + 1.0f;
     uint32_t bits, n;
     memcpy(&bits, &p, 4);
     memcpy(&n, &shifted, 4);
@@ -190,15 +186,13 @@ int fire_forward(const Job *job, int64_t first, int64_t last) {
     float *c = room, *v = c + length, *m = v + length;
     for (int64_t at = first; at < last; at += length) {
         const int64_t n = last - at < length ? last - at : length;
-        fill(v, job->v, at, n, job->v_reset);
-        fill(m, job->m, at, n, 0.0f);
+        fill(v, job->v, at, n, job->v_reset), fill(m, job->m, at, n, 0.0f);
         for (int64_t t = 0; t < job->T; t++) {
             current(job, t, at, n, c, NULL);
             charge_and_fire(job, n, 0, c, v, m, v, m, NULL, NULL);
             store(job->out, c, t * job->size + at, n, job->dtype);
         }
-        keep(job->v_last, v, at, n);
-        keep(job->m_last, m, at, n);
+        keep(job->v_last, v, at, n), keep(job->m_last, m, at, n);
     }
     free(room);
     return 0;
@@ -218,16 +212,14 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
     int64_t blocks = 0;
     for (int64_t at = first; at < last; at += length) {
         const int64_t n = last - at < length ? last - at : length;
-        fill(vs, job->v, at, n, job->v_reset);
-        fill(ms, job->m, at, n, 0.0f);
+        fill(vs, job->v, at, n, job->v_reset), fill(ms, job->m, at, n, 0.0f);
         for (int64_t t = 0; t < T; t++) {
             const int64_t here = t * length, next = here + length;
             current(job, t, at, n, us + here, C ? xs + here : NULL);
-            charge_and_fire(job, n, 1, us + here, vs + t * v_step, ms + here, vs + (t + 1) * v_step, ms + next, ps + here,
-                            qs + here);
+            float *v = vs + t * v_step;
+            charge_and_fire(job, n, 1, us + here, v, ms + here, v + v_step, ms + next, ps + here, qs + here);
         }
-        fill(g_v, job->g_v_last, at, n, 0.0f);
-        fill(g_m, job->g_m_last, at, n, 0.0f);
+        fill(g_v, job->g_v_last, at, n, 0.0f), fill(g_m, job->g_m_last, at, n, 0.0f);
         for (int64_t t = T - 1; t >= 0; t--) {
             const int64_t here = t * length;
             load(g, job->g_s, t * job->size + at, n, job->dtype);
@@ -252,8 +244,7 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
             for (int64_t i = 0; i < 2 * T * C; i++) sums[i] += parts[i];
             memset(parts, 0, 2 * T * C * 4);
         }
-        keep(job->g_v, g_v, at, n);
-        keep(job->g_m, g_m, at, n);
+        keep(job->g_v, g_v, at, n), keep(job->g_m, g_m, at, n);
     }
     free(room);
     return 0;
