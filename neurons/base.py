@@ -93,6 +93,7 @@ class SpikingNeuron(base.MemoryModule):
         (x_seq,) = inputs
         dynamics = self.dynamics()
         if dynamics is None:
+            self.backend_for(x_seq)  # one that was asked for, and cannot, is refused
             return super().multi_step_functional_forward(inputs, states)
         spike_seq, states = self._fire(x_seq, states, dynamics, last=True)
         return (spike_seq,), states
