@@ -77,7 +77,8 @@ def main(ranks: Ranks) -> None:
         one = Namespace(**{**vars(args), "seed": seed})
         if len(args.seed) > 1 and args.name is not None:
             one.name = f"{args.name}_seed{seed}"
-        last_rows.append(train(one, device, ranks))
+        with naming_memory(args.b, args.T):
+            last_rows.append(train(one, device, ranks))
     ranks.leave()
     if len(args.seed) > 1 and ranks.is_first:
         of_seeds = {name: [row[name] for row in last_rows] for name in ("best_test_acc", "test_acc")}
@@ -91,7 +92,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
     precision = amp_dtype(device, args.amp)
 
     # -- data: a task says all that the rest must know of it
-    with ranks.first_alone(), naming_memory(args.b, args.T):
+    with ranks.first_alone():
         task = build_dataset(
             args.dataset,
             args.data_dir,
@@ -218,37 +219,36 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
         resuming = epoch == state.epoch
         start = state.step if resuming else 0
         meter = Meter(device, state.sums if resuming and ranks.is_first else None)
-        with naming_memory(args.b, args.T):
-            trained = train_one_epoch(
-                model,
-                train_batches.epoch(epoch, start),
-                optimizer,
+        trained = train_one_epoch(
+            model,
+            train_batches.epoch(epoch, start),
+            optimizer,
+            criterion,
+            epoch=epoch,
+            steps=len(train_batches),
+            seed=args.seed,
+            device=device,
+            scaler=scaler,
+            amp_dtype=precision,
+            start=start,
+            meter=meter,
+            after_step=look_up,
+            weight=train_batches.order.weight if ranks.world > 1 else None,
+            sum_over_ranks=ranks.sum_over_ranks,
+            rank=ranks.rank,
+        )
+        seen = {
+            part: evaluate(
+                net,
+                watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
                 criterion,
-                epoch=epoch,
-                steps=len(train_batches),
-                seed=args.seed,
                 device=device,
-                scaler=scaler,
-                amp_dtype=precision,
-                start=start,
-                meter=meter,
-                after_step=look_up,
-                weight=train_batches.order.weight if ranks.world > 1 else None,
+                steps=len(data),
+                title=part,
                 sum_over_ranks=ranks.sum_over_ranks,
-                rank=ranks.rank,
             )
-            seen = {
-                part: evaluate(
-                    net,
-                    watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
-                    criterion,
-                    device=device,
-                    steps=len(data),
-                    title=part,
-                    sum_over_ranks=ranks.sum_over_ranks,
-                )
-                for part, data in held_out.items()
-            }
+            for part, data in held_out.items()
+        }
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         for part, result in {"train": trained, **seen}.items():
             row |= {f"{part}_loss": result["loss"], f"{part}_acc": result["acc"]}
