@@ -180,3 +180,13 @@ def test_several_seeds_are_a_run_each(train):
 def test_several_seeds_resume_by_auto_alone(train, whole):
     _, result = train("seeds", f"-seed 1 2 -resume {whole('resident') / 'checkpoint_latest.pth'}")
     assert_refused(result, "-resume auto")
+
+
+def test_a_damaged_row_is_named(train, whole):
+    latest = whole("resident") / "checkpoint_latest.pth"
+    folder, _ = train("damaged", epochs=2)
+    metrics = folder / "metrics.jsonl"
+    rows = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(rows[0][:20] + "\n" + rows[1])
+    _, result = train("damaged again", f"-resume {folder / latest.name}")
+    assert_refused(result, f"line 1 of {metrics} is damaged")

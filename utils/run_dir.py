@@ -129,11 +129,21 @@ def lock(path: Path) -> BinaryIO:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, none if there is no such file; a last line that broke off is not one."""
+    """The rows of a metrics.jsonl, none if there is no such file; a last line that broke off is not one.
+
+    Raises:
+        UsageError: naming another line that is damaged.
+    """
     if not path.exists():
         return []
-    *whole, _ = path.read_text().split("\n")
-    return [json.loads(line) for line in whole if line.strip()]
+    *whole, _ = path.read_text(errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(whole, 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError:
+            raise UsageError(f"line {number} of {path} is damaged; delete it, then try again") from None
+    return rows
 
 
 @contextmanager
