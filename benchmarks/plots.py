@@ -57,18 +57,19 @@ def ratio_bars(axes: Axes, case: Result) -> None:
 
 
 def growth_figure(cases: list[Result]) -> Figure:
-    """Time and memory per time step against T."""
+    """Time, and memory where it was taken, per time step against T."""
     (case,) = cases
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
+    quantities = ["time per time step (ms)", *["memory per time step (MiB)"] * bool(case["memory_mib"])]
+    figure = Figure(figsize=(4.5 * len(quantities), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     for loop, (colour, line, marker) in zip((False, True), LINES, strict=False):
         names = {T: name for T in case["settings"]["T"] if (name := growth_name(T, loop)) in case["contenders"]}
         times = {T: case["contenders"][name]["forward + backward"]["median_ms"] for T, name in names.items()}
         memory = {T: mib for T, name in names.items() if (mib := case["memory_mib"].get(name)) is not None}
-        for axes, costs in zip(panels, (times, memory), strict=True):
+        for axes, costs in zip(panels, (times, memory), strict=False):
             label = "step loop under autograd" if loop else "ours"
             axes.plot(list(costs), list(costs.values()), line, color=colour, marker=marker, label=label)
-    for axes, quantity in zip(panels, ("time per time step (ms)", "memory per time step (MiB)"), strict=True):
+    for axes, quantity in zip(panels, quantities, strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xticks(case["settings"]["T"], list(map(str, case["settings"]["T"])))
         axes.axvline(FLAT_FROM, color="black", linewidth=0.6, linestyle=(0, (1, 3)))

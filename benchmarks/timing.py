@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from neurons.kernels.buffers import BUFFERS
+
 Samples = dict[str, dict[str, list[float]]]  # contender → phase → ms of each round
 
 
@@ -198,6 +200,7 @@ def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
         wait_for(device)
         return contender.scale * (torch.cuda.max_memory_allocated(device) - before) / 2**20
     gc.collect()
+    BUFFERS.release()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the warm-up freed goes back to the system
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -78,3 +78,10 @@ def test_threads_never_share_a_block(buffers):
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(8)))
+
+
+def test_released_memory_is_held_no_more(buffers):
+    kept = room(buffers)
+    room(buffers, 4)
+    buffers.release()
+    assert buffers.held == buffers.lent == kept.nbytes

@@ -54,6 +54,13 @@ class Buffers:
             self.lent -= block.nbytes
             self.free[block.nbytes].append(block)
 
+    def release(self) -> None:
+        """Let go of all free blocks: what is not lent goes back to the system."""
+        with self.lock:
+            for blocks in self.free.values():
+                self.held -= sum(block.nbytes for block in blocks)
+                blocks.clear()
+
     def new(self, size: int) -> np.ndarray:
         """Another block; free ones of other sizes go where that would be too much."""
         for blocks in self.free.values():
