@@ -60,7 +60,7 @@ def growth_figure(cases: list[Result]) -> Figure:
     """Time, and memory where it was taken, per time step against T."""
     (case,) = cases
     quantities = ["time per time step (ms)", *["memory per time step (MiB)"] * bool(case["memory_mib"])]
-    figure = Figure(figsize=(4.5 * len(quantities), 3.6), layout="constrained")
+    figure = Figure(figsize=(2.5 + 3.5 * len(quantities), 3.6), layout="constrained")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     for loop, (colour, line, marker) in zip((False, True), LINES, strict=False):
         names = {T: name for T in case["settings"]["T"] if (name := growth_name(T, loop)) in case["contenders"]}
