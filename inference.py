@@ -26,7 +26,7 @@ from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, 
 from analysis.profile import profile_network, thop_counts
 from analysis.throughput import measure_throughput
 from data import DATASETS, DataError, build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from data.task import Split, Task, stratified_split
 from models import BATCH_NORMS, MODELS, build_model
 from neurons import HARD_RESET, NEURONS, OURS

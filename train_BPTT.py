@@ -20,7 +20,7 @@ import torch
 from spikingjelly.activation_based import functional
 
 from data import DATASETS, DataError, build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from models import BATCH_NORMS, MODELS, NETWORK_OPTIONS, build_model, exchange_neurons, synchronise
 from neurons import BACKENDS, HARD_RESET, NEURONS, OURS, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.batch_size import check_smallest_batch

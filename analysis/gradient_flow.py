@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from data import DATASETS, DataError, build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from models import MODELS, NETWORK_OPTIONS, build_model
 from neurons import NEURONS, OURS, SpikingNeuron
 from neurons.kernels import lags_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data import build_dataset
 from data.augment import cifar_train, normalise
 from data.batch_augment import BatchTransform
-from data.resident import build_loader
+from data.loader import build_loader
 from data.task import Split
 from models import build_model
 from neurons import SpikingNeuron

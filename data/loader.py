@@ -1,81 +1,19 @@
-"""From a split to batches on the device: sequences [T, N, C, H, W], time first, and their targets."""
+"""From a split to batches on the device, read sample by sample, and the loader that fits a split."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from .task import DataError, Split, draw_seed, keyed_rng
+from .batch_order import BatchOrder, Mix, to_sequence
+from .resident import ResidentLoader
+from .task import DataError, Split
 
-EVALUATION = 0  # the epoch part of a key where nothing is drawn
-
-
-class BatchOrder(Sampler):
-    """Batches of (epoch, position) keys: the order is a function of (seed, epoch).
-
-    With several ranks, each takes its slice of every global batch, so that together they see what one would.
-
-    Args:
-        size: samples in the split.
-        batch_size: the global batch.
-        shuffle: a new order each epoch.
-        drop_last: leave out the last partial batch.
-        rank, world: this process, and how many there are.
-        pairs: each sample is mixed with the one before it in the global batch (mixup, cutmix), so that a rank's
-            slice begins with the sample before its own.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        *,
-        seed: int,
-        shuffle: bool,
-        drop_last: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        pairs: bool = False,
-    ):
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self.shuffle, self.drop_last = shuffle, drop_last
-        self.rank, self.world = rank, world
-        self.extra = int(pairs and world > 1)  # samples of another rank at the start of a slice
-        self.epoch, self.start = EVALUATION, 0
-
-    def order(self) -> Tensor:
-        """Positions of this epoch, in the order they are seen, int64 [M]."""
-        if not self.shuffle:
-            return torch.arange(self.size)
-        generator = torch.Generator().manual_seed(draw_seed(self.seed, self.epoch))
-        return torch.randperm(self.size, generator=generator)
-
-    def batches(self) -> Iterator[Tensor]:
-        """This rank's positions, batch by batch, from batch ``start`` on; none of a batch in which it has no part."""
-        for batch in self.order().split(self.batch_size)[self.start : len(self)]:
-            own = batch.tensor_split(self.world)[self.rank]
-            if self.extra:  # roll makes the last sample the one before the first
-                first = sum(map(len, batch.tensor_split(self.world)[: self.rank]))
-                own = torch.cat([batch[[first - 1]], own])
-            if len(own):
-                yield own
-
-    def weight(self, step: int) -> float:
-        """W·n/N: this rank's n of the N samples of batch ``step``, so that the mean over W ranks is that over N."""
-        samples = min(self.batch_size, self.size - step * self.batch_size)
-        own = samples // self.world + (self.rank < samples % self.world)
-        return self.world * own / samples
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for batch in self.batches():
-            yield [(self.epoch, position) for position in batch.tolist()]
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.size, self.batch_size)
-        return whole if self.drop_last or not rest else whole + 1
+WORTH_WORKERS = 2000  # samples an epoch below which starting processes costs more than it saves
 
 
 class Loader:
@@ -98,7 +36,7 @@ class Loader:
         T: int,
         device: torch.device,
         workers: int = 0,
-        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        mix: Mix | None = None,
     ):
         self.split, self.order, self.T, self.device, self.mix = split, order, T, device, mix
         self._samples = DataLoader(
@@ -120,9 +58,7 @@ class Loader:
         """
         self.order.epoch, self.order.start = epoch, start
         for step, (x, target) in enumerate(self._read(), start):
-            if self.mix is not None:
-                with keyed_rng(self.order.seed, epoch, step, 1):
-                    x, target = (mixed[self.order.extra :] for mixed in self.mix(x, target))
+            x, target = self.order.mixed(self.mix, step, x, target)
             x = x.to(self.device, non_blocking=True)
             yield to_sequence(x, self.T), target.to(self.device, non_blocking=True)
 
@@ -133,6 +69,49 @@ class Loader:
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
 
 
-def to_sequence(x: Tensor, T: int) -> Tensor:
-    """[N, C, H, W] → [T, N, C, H, W] by a view of stride 0; [N, T, C, H, W] → [T, N, C, H, W] transposed."""
-    return x.expand(T, *x.shape) if x.dim() == 4 else x.transpose(0, 1)
+def build_loader(
+    split: Split,
+    *,
+    batch_size: int,
+    T: int,
+    device: torch.device,
+    seed: int,
+    shuffle: bool,
+    drop_last: bool = False,
+    workers: int | None = 0,
+    mix: Mix | None = None,
+    rank: int = 0,
+    world: int = 1,
+    resident: bool | None = None,
+) -> Loader | ResidentLoader:
+    """The loader that fits a split: on the device where it can be, through workers where not.
+
+    Args:
+        split: what to read.
+        batch_size: the global batch, over all ranks.
+        T, device, mix: see :class:`Loader`.
+        workers: processes that load, for a split that does not live on the device; None chooses: none for less
+            than ``WORTH_WORKERS`` samples, else one a core, up to 8.
+        seed, shuffle, drop_last, rank, world: see :class:`data.batch_order.BatchOrder`.
+        resident: False reads through the workers anyway, True insists on the device.
+
+    Raises:
+        ValueError: if ``resident`` is True and the split cannot stay on the device.
+    """
+    order = BatchOrder(
+        len(split),
+        batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        rank=rank,
+        world=world,
+        pairs=mix is not None,
+    )
+    if resident is None:
+        resident = split.images is not None and split.batch_transform is not None
+    if resident:
+        return ResidentLoader(split, order, T=T, device=device, mix=mix)
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if len(split) >= WORTH_WORKERS else 0
+    return Loader(split, order, T=T, device=device, workers=workers, mix=mix)

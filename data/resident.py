@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from .batch_augment import DRAWS
-from .loader import BatchOrder, Loader, to_sequence
-from .task import Split, draw_seed, keyed_rng
-
-WORTH_WORKERS = 2000  # samples an epoch below which starting processes costs more than it saves
+from .batch_order import BatchOrder, Mix, to_sequence
+from .task import Split, draw_seed
 
 
 class ResidentLoader:
@@ -39,7 +36,7 @@ class ResidentLoader:
         *,
         T: int,
         device: torch.device,
-        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        mix: Mix | None = None,
     ):
         if split.images is None or split.batch_transform is None:
             raise ValueError("this split cannot stay on the device: it is loaded and transformed sample by sample")
@@ -62,55 +59,5 @@ class ResidentLoader:
         for step, positions in enumerate(self.order.batches(), start):
             index = self.split.indices[positions].to(self.device, non_blocking=True)  # [N]
             x, target = self._transform(self._images[index], draws[index]), self._labels[index]
-            if self.mix is not None:
-                with keyed_rng(self.order.seed, epoch, step, 1):
-                    x, target = (mixed[self.order.extra :] for mixed in self.mix(x, target))
+            x, target = self.order.mixed(self.mix, step, x, target)
             yield to_sequence(x, self.T), target
-
-
-def build_loader(
-    split: Split,
-    *,
-    batch_size: int,
-    T: int,
-    device: torch.device,
-    seed: int,
-    shuffle: bool,
-    drop_last: bool = False,
-    workers: int | None = 0,
-    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-    rank: int = 0,
-    world: int = 1,
-    resident: bool | None = None,
-) -> Loader | ResidentLoader:
-    """The loader that fits a split: on the device where it can be, through workers where not.
-
-    Args:
-        split: what to read.
-        batch_size: the global batch, over all ranks.
-        T, device, mix: see :class:`data.loader.Loader`.
-        workers: processes that load, for a split that does not live on the device; None chooses: none for less
-            than ``WORTH_WORKERS`` samples, else one a core, up to 8.
-        seed, shuffle, drop_last, rank, world: see :class:`data.loader.BatchOrder`.
-        resident: False reads through the workers anyway, True insists on the device.
-
-    Raises:
-        ValueError: if ``resident`` is True and the split cannot stay on the device.
-    """
-    order = BatchOrder(
-        len(split),
-        batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        rank=rank,
-        world=world,
-        pairs=mix is not None,
-    )
-    if resident is None:
-        resident = split.images is not None and split.batch_transform is not None
-    if resident:
-        return ResidentLoader(split, order, T=T, device=device, mix=mix)
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if len(split) >= WORTH_WORKERS else 0
-    return Loader(split, order, T=T, device=device, workers=workers, mix=mix)

@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional
 from torch import Tensor
 
 from data import build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from data.task import Split
 from models import SpikingNetwork, build_model
 from utils.engine import train_one_epoch

@@ -14,7 +14,7 @@ import torch
 from analysis.conversion import Score, calibrate, lif_twin
 from analysis.nir_export import run_in_spikingjelly, to_nir, write_nir
 from data import build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from data.task import stratified_split
 from models import build_model
 from utils.engine import evaluate, train_one_epoch

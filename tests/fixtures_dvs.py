@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data import DataError, Task, build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from reproduction.tiny_events import (  # noqa: F401 - the writers, for the tests
     AEDAT2_HEADER,
     CLASSES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data import DataError, build_dataset
-from data.resident import build_loader
+from data.loader import build_loader
 from reproduction.tiny_images import (  # noqa: F401 - the writers, for the tests
     class_images,
     write_cifar10,

@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import runpy
+import shlex
 import signal
 import socket
 import subprocess
@@ -34,7 +35,7 @@ SCRIPT = ROOT / "train_BPTT.py"
 # what the script imports, now or later
 LIBRARIES = ("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "data", "models", "utils.run_dir")
 # one thread: the same sums in the same order on every machine, and nothing that a fork would lose
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
 ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
 TIMEOUT = 300  # seconds
 TIMING = ("seconds", "images_per_second", "peak_memory_gb")
@@ -108,6 +109,8 @@ def started(
 ) -> Iterator[list[subprocess.Popen]]:
     """Run commands side by side; at the end of the block nothing is left of them or of what they started.
 
+    Where the test fails, each that is still there says in which lines its threads are.
+
     Args:
         environments: more variables for each.
     """
@@ -121,6 +124,13 @@ def started(
             )  # fmt: skip
             processes.append(process)
         yield processes
+    except BaseException as error:
+        for process in processes:
+            if process.poll() is None:
+                send([process.pid, *descendants(process.pid)], signal.SIGABRT)
+                with suppress(subprocess.TimeoutExpired):
+                    error.add_note(f"{shlex.join(process.args)} was in\n{process.communicate(timeout=10)[1]}")
+        raise
     finally:
         send([pid for process in processes for pid in (process.pid, *descendants(process.pid))], signal.SIGKILL)
         for process in processes:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from data.loader import BatchOrder
+from data.batch_order import BatchOrder
 from models import build_model, synchronise
 from utils.distributed import Ranks
 from utils.engine import evaluate, train_one_epoch

@@ -6,7 +6,7 @@ import torch
 from data import DataError, build_dataset
 from data.digits import STD
 from data.digits_seq import STEPS, piece_masks
-from data.resident import build_loader
+from data.loader import build_loader
 from models import build_model
 
 CPU = torch.device("cpu")

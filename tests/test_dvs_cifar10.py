@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from data import build_dataset
 from data.dvs_cifar10 import list_files, split_by_number
-from data.resident import build_loader
+from data.loader import build_loader
 from tests.fixtures_dvs import (
     CLASSES,
     draw_events,

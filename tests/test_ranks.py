@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data.loader import BatchOrder
+from data.batch_order import BatchOrder
 from models import synchronise
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron

@@ -99,6 +99,8 @@ def run_name(args: argparse.Namespace) -> str:
     parts += [f"drop{args.drop_rate:g}"] if args.drop_rate else []
     parts += ["cutupmix_auto"] if args.cutupmix_auto else []
     parts += ["bn_merged"] if args.bn == "merged" else []
+    parts += [f"k{args.bptt_k}"] if args.bptt_k is not None else []
+    parts += [f"from{args.switch_neuron.replace(':', '')}"] if args.switch_neuron is not None else []
     return "_".join([*parts, f"seed{args.seed}"])
 
 
