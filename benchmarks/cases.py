@@ -141,7 +141,7 @@ def growth_cases(scale: Scale) -> list[Case]:
     return [
         Case(
             "growth",
-            f"The CLIF layer as T grows, forward + backward, frames {list(frame)}, float32",
+            f"The CLIF layer as T grows: the same {max(lengths)} frames {list(frame)}, T at a time, both ways, float32",
             partial(layers.growth_makers, lengths, frame, scale.device),
             {"frame": frame, "T": lengths, "dtype": "float32", "flat_from": FLAT_FROM, "flat_within": FLAT_WITHIN},
             rounds=scale.pick(9, 15, 2),
@@ -256,7 +256,7 @@ def growth_verdict(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     lengths = [T for T in result["settings"]["T"] if T >= FLAT_FROM]
     for label, loop in (("ours", False), ("step loop", True)):
         names = {T: layers.growth_name(T, loop) for T in lengths}
-        times = {T: phases["forward + backward"]["median_ms"] for T, n in names.items()
+        times = {T: phases[layers.FORWARD_BACKWARD]["median_ms"] for T, n in names.items()
                  if (phases := result["contenders"].get(n))}  # fmt: skip
         memory = {T: mib for T, n in names.items() if (mib := result["memory_mib"].get(n))}
         verdict[label] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import cycle
 
 import torch
 from spikingjelly.activation_based import functional, layer, surrogate
@@ -14,6 +15,7 @@ from neurons import SpikingNeuron, build_neuron
 
 from .timing import Contender, Makers
 
+FORWARD_BACKWARD = "forward + backward"  # the one phase of most contenders here
 FLOOR_PASSES = 5  # x in, spikes out; x and their gradient in, gradient of x out: nothing can move less
 COPY_PASSES = 2  # a copy reads a tensor and writes one
 SPIKE_RATE = 0.2  # of random input spikes
@@ -73,7 +75,7 @@ def sequence_at_once(module: nn.Module, x: Tensor, grad: Tensor) -> Contender:
     """A multi-step neuron, called once for x [T, …]."""
     leaf = x.detach().requires_grad_()
     return Contender(
-        {"forward + backward": lambda: torch.autograd.grad(module(leaf), leaf, grad)},
+        {FORWARD_BACKWARD: lambda: torch.autograd.grad(module(leaf), leaf, grad)},
         prepare=partial(functional.reset_net, module),
     )
 
@@ -85,7 +87,7 @@ def step_by_step(module: nn.Module, x: Tensor, grad: Tensor) -> Contender:
     def run() -> tuple[Tensor, ...]:
         return torch.autograd.grad(torch.stack([module(frame) for frame in frames]), frames, grad)
 
-    return Contender({"forward + backward": run}, prepare=partial(functional.reset_net, module))
+    return Contender({FORWARD_BACKWARD: run}, prepare=partial(functional.reset_net, module))
 
 
 def spikingjelly_wide_lif(x: Tensor, grad: Tensor) -> Contender:
@@ -97,25 +99,34 @@ def spikingjelly_wide_lif(x: Tensor, grad: Tensor) -> Contender:
         spikes, *_ = functional.lif_multi_step(leaf, v, 2.0, False, 1.0, None, spike, False)
         return torch.autograd.grad(spikes, leaf, grad)
 
-    return Contender({"forward + backward": run})
+    return Contender({FORWARD_BACKWARD: run})
 
 
 def memory_floor(x: Tensor) -> Contender:
     """What moving the tensors takes at the speed of a copy of one of them."""
     copy = torch.empty_like(x)
-    return Contender({"forward + backward": lambda: copy.copy_(x)}, scale=FLOOR_PASSES / COPY_PASSES)
+    return Contender({FORWARD_BACKWARD: lambda: copy.copy_(x)}, scale=FLOOR_PASSES / COPY_PASSES)
 
 
 def growth_makers(lengths: tuple[int, ...], frame: tuple[int, ...], device: torch.device) -> Makers:
-    """The CLIF layer over T frames [N, C, H, W] for several T; per time step."""
+    """The CLIF layer for several T; per time step.
+
+    Every contender goes through the same frames [N, C, H, W] in a turn, T of them at a time, so that a short sequence
+    finds its input as cold as a long one does.
+    """
     x, grad = (random_sequence((max(lengths), *frame), torch.float32, device, seed) for seed in (0, 1))
 
     def make(T: int, loop: bool) -> Contender:
-        if loop:
-            timed = step_by_step(our_neuron("CLIF", step_mode="s"), x[:T], grad[:T])
-        else:
-            timed = sequence_at_once(our_neuron("CLIF"), x[:T], grad[:T])
-        return Contender(timed.phases, timed.prepare, scale=1 / T, against=growth_name(T, False))
+        neuron, timed = our_neuron("CLIF", step_mode="s" if loop else "m"), step_by_step if loop else sequence_at_once
+        parts = [timed(neuron, *part) for part in zip(x.split(T), grad.split(T), strict=True)]
+        turns = cycle(parts)
+        return Contender(
+            {FORWARD_BACKWARD: lambda: next(turns).phases[FORWARD_BACKWARD]()},
+            parts[0].prepare,
+            scale=1 / T,
+            repeats=len(parts),
+            against=growth_name(T, False),
+        )
 
     return {growth_name(T, loop): partial(make, T, loop) for T in lengths for loop in (False, True)}
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from .cases import FLAT_FROM
-from .layers import growth_name
+from .layers import FORWARD_BACKWARD, growth_name
 from .report import number
 
 Result = dict[str, Any]
@@ -64,7 +64,7 @@ def growth_figure(cases: list[Result]) -> Figure:
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     for loop, (colour, line, marker) in zip((False, True), LINES, strict=False):
         names = {T: name for T in case["settings"]["T"] if (name := growth_name(T, loop)) in case["contenders"]}
-        times = {T: case["contenders"][name]["forward + backward"]["median_ms"] for T, name in names.items()}
+        times = {T: case["contenders"][name][FORWARD_BACKWARD]["median_ms"] for T, name in names.items()}
         memory = {T: mib for T, name in names.items() if (mib := case["memory_mib"].get(name)) is not None}
         for axes, costs in zip(panels, (times, memory), strict=False):
             label = "step loop under autograd" if loop else "ours"

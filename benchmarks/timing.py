@@ -33,6 +33,7 @@ class Contender:
         prepare: called before each repetition, not timed.
         warm_up: called instead of the phases before the first round, where those would take too long.
         scale: what times and memory are multiplied by (1/T reports them per time step).
+        repeats: repetitions for each that the case asks for.
         against: the contender whose time the ratio is taken to; None for the first of the case.
         memory: False where memory would mean nothing, because the work is only a part of what the others do.
     """
@@ -41,6 +42,7 @@ class Contender:
     prepare: Callable[[], object] = nothing
     warm_up: Callable[[], object] | None = None
     scale: float = 1.0
+    repeats: int = 1
     against: str | None = None
     memory: bool = True
 
@@ -93,13 +95,13 @@ def milliseconds(start: Any, end: Any) -> float:
 
 
 def time_phases(contender: Contender, repeats: int, device: torch.device) -> dict[str, float]:
-    """Time of each phase in ms: the median of ``repeats`` repetitions that follow each other without a wait.
+    """Time of each phase in ms: the median of the repetitions, which follow each other without a wait.
 
     So a GPU is kept fed: where its work outlasts the launches of the next, these are hidden, as they are in training.
     """
     wait_for(device)
     marks: list[list[Any]] = []
-    for _ in range(repeats):
+    for _ in range(repeats * contender.repeats):
         contender.prepare()
         passed = [mark(device)]
         for phase in contender.phases.values():

@@ -29,7 +29,7 @@ def prose(document: Path) -> str:
 
 @cache
 def words_of_the_code() -> set[str]:
-    sources = [*files("*.py"), *files("*.c")]
+    sources = [*files("*.py"), *files("*.[ch]")]
     return {word for source in sources for word in re.findall(r"\w+", (ROOT / source).read_text())}
 
 
@@ -48,7 +48,7 @@ def test_links_lead_somewhere(document):
 
 @pytest.mark.parametrize("document", ABOUT_CODE, ids=str)
 def test_files_that_are_named_are_there(document):
-    known = {path.name for pattern in ("*.py", "*.c", "*.sh", "*.txt", "*.toml") for path in files(pattern)}
+    known = {path.name for pattern in ("*.py", "*.[ch]", "*.sh", "*.txt", "*.toml") for path in files(pattern)}
     for name in re.findall(r"`([\w./-]+\.(?:py|c|sh|txt|toml))`", prose(document)):
         there = (ROOT / name).exists() if "/" in name else name in known
         assert there, f"{document} names {name}"
@@ -73,7 +73,7 @@ def test_the_diagram_has_every_floor():
 
 
 def test_no_file_is_too_long_to_be_read():
-    sources = [path for pattern in ("*.py", "*.c") for path in files(pattern) if path.parts[0] != "tests"]
+    sources = [path for pattern in ("*.py", "*.[ch]") for path in files(pattern) if path.parts[0] != "tests"]
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources}
     too_long = {path: lines for path, lines in lengths.items() if lines > LONGEST}
     assert not too_long, too_long

@@ -16,7 +16,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("fire.c")
+SOURCE, HEADER = (Path(__file__).with_name(name) for name in ("fire.c", "elements.h"))
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
@@ -38,7 +38,8 @@ def library() -> ctypes.CDLL:
     cc = compiler()
     if cc is None:
         raise RuntimeError("backend compile wants a C compiler (cc, gcc or clang); take backend torch without one")
-    key = hashlib.sha256("\n".join((SOURCE.read_text(), *FLAGS, cc, processor())).encode()).hexdigest()[:16]
+    made_from = (SOURCE.read_text(), HEADER.read_text(), *FLAGS, cc, processor())
+    key = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:16]
     path = cache_dir() / f"fire-{key}.so"
     if not path.exists():
         fd, aside = tempfile.mkstemp(dir=path.parent, suffix=".so")

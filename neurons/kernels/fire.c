@@ -4,11 +4,10 @@
    [first, last) of every frame, block by block: a block's states stay in cache while time passes over it. */
 
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-enum { FLOAT32, FLOAT16, BFLOAT16 };
+#include "elements.h"
+
 enum { RECTANGLE, TRIANGLE, SIGMOID };
 enum { BLOCK = 128 }; /* a backward block's states, T = 6, fit the first-level cache */
 
@@ -41,49 +40,6 @@ static inline float sigmoid(float x) {
     return 1.0f / (1.0f + p);
 }
 
-static const int64_t BYTES[] = {[FLOAT32] = 4, [FLOAT16] = 2, [BFLOAT16] = 2};
-
-/* Ask for the n elements behind these n. A block is too short a stretch of each of T frames for the processor to guess
-   what comes next; without this, long sequences wait for memory. */
-static inline void fetch_next(const void *array, int64_t at, int64_t n, int32_t dtype) {
-    const char *next = (const char *)array + (at + n) * BYTES[dtype];
-    for (int64_t i = 0; i < n * BYTES[dtype]; i += 64) __builtin_prefetch(next + i, 1);
-}
-
-static void load(float *to, const void *from, int64_t at, int64_t n, int32_t dtype) {
-    fetch_next(from, at, n, dtype);
-    if (dtype == FLOAT32) {
-        memcpy(to, (const float *)from + at, n * 4);
-    } else if (dtype == BFLOAT16) {
-        const uint16_t *half = (const uint16_t *)from + at;
-        for (int64_t i = 0; i < n; i++) {
-            uint32_t bits = (uint32_t)half[i] << 16;
-            memcpy(to + i, &bits, 4);
-        }
-    } else {
-        const _Float16 *half = (const _Float16 *)from + at;
-        for (int64_t i = 0; i < n; i++) to[i] = (float)half[i];
-    }
-}
-
-static void store(void *to, const float *from, int64_t at, int64_t n, int32_t dtype) {
-    fetch_next(to, at, n, dtype);
-    if (dtype == FLOAT32) {
-        memcpy((float *)to + at, from, n * 4);
-    } else if (dtype == BFLOAT16) {
-        uint16_t *half = (uint16_t *)to + at;
-        for (int64_t i = 0; i < n; i++) { /* round to nearest, ties to even; a NaN stays one */
-            uint32_t bits;
-            memcpy(&bits, from + i, 4);
-            uint16_t rounded = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-            half[i] = from[i] != from[i] ? 0x7fc0 : rounded;
-        }
-    } else {
-        _Float16 *half = (_Float16 *)to + at;
-        for (int64_t i = 0; i < n; i++) half[i] = (_Float16)from[i];
-    }
-}
-
 /* Elements of a block: whole rows where there are channels. */
 static int64_t block_length(const Job *job) {
     if (!job->channels) return BLOCK;
@@ -91,18 +47,9 @@ static int64_t block_length(const Job *job) {
     return (rows ? rows : 1) * job->channels;
 }
 
-static void fill(float *to, const float *from, int64_t at, int64_t n, float otherwise) {
-    if (from) memcpy(to, from + at, n * 4);
-    else for (int64_t i = 0; i < n; i++) to[i] = otherwise;
-}
-
-static void keep(float *to, const float *from, int64_t at, int64_t n) {
-    if (to) memcpy(to + at, from, n * 4);
-}
-
 /* Input current of step t: x, or y = scale·x + shift of its channel. raw keeps x itself if wanted. */
 static void current(const Job *job, int64_t t, int64_t at, int64_t n, float *restrict c, float *restrict raw) {
-    load(c, job->x, t * job->x_step + at, n, job->dtype);
+    load(c, job->x, t * job->x_step + at, n, job->dtype, soon(t, job->T, job->x_step, at, n));
     if (raw) memcpy(raw, c, n * 4);
     for (int64_t row = 0; job->channels && row < n; row += job->channels) {
         const float *a = job->scale + t * job->channels, *b = job->shift + t * job->channels;
@@ -190,7 +137,7 @@ int fire_forward(const Job *job, int64_t first, int64_t last) {
         for (int64_t t = 0; t < job->T; t++) {
             current(job, t, at, n, c, NULL);
             charge_and_fire(job, n, 0, c, v, m, v, m, NULL, NULL);
-            store(job->out, c, t * job->size + at, n, job->dtype);
+            store(job->out, c, t * job->size + at, n, job->dtype, soon(t, job->T, job->size, at, n));
         }
         keep(job->v_last, v, at, n), keep(job->m_last, m, at, n);
     }
@@ -222,14 +169,15 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
         fill(g_v, job->g_v_last, at, n, 0.0f), fill(g_m, job->g_m_last, at, n, 0.0f);
         for (int64_t t = T - 1; t >= 0; t--) {
             const int64_t here = t * length;
-            load(g, job->g_s, t * job->size + at, n, job->dtype);
+            const int64_t now = t * job->size + at, later = soon(T - 1 - t, T, -job->size, (T - 1) * job->size + at, n);
+            load(g, job->g_s, now, n, job->dtype, later);
             if (job->surrogate == RECTANGLE) /* each its own loop, with the surrogate a constant in it */
                 step_back(job, n, RECTANGLE, g, us + here, ms + here, ps + here, qs + here, g_v, g_m);
             else if (job->surrogate == TRIANGLE)
                 step_back(job, n, TRIANGLE, g, us + here, ms + here, ps + here, qs + here, g_v, g_m);
             else
                 step_back(job, n, SIGMOID, g, us + here, ms + here, ps + here, qs + here, g_v, g_m);
-            store(job->out, g, t * job->size + at, n, job->dtype);
+            store(job->out, g, now, n, job->dtype, later);
             if (g_gamma) {
                 float sum = 0.0f;
                 for (int64_t i = 0; i < n; i++) sum += g[i] * (vs[here + i] - job->v_reset);
@@ -258,11 +206,11 @@ int norm_statistics(const Job *job, int64_t first, int64_t last, double *sums) {
     float *x = room, *restrict origin = x + length, *restrict one = origin + C, *restrict two = one + C;
     for (int64_t t = 0; t < T; t++) {
         int64_t blocks = 0;
-        load(origin, job->x, t * job->x_step, C, job->dtype);
+        load(origin, job->x, t * job->x_step, C, job->dtype, t * job->x_step);
         memset(one, 0, 2 * C * 4);
         for (int64_t at = first; at < last; at += length) {
             const int64_t n = last - at < length ? last - at : length;
-            load(x, job->x, t * job->x_step + at, n, job->dtype);
+            load(x, job->x, t * job->x_step + at, n, job->dtype, t * job->x_step + at + n);
             for (int64_t row = 0; row < n; row += C)
                 for (int64_t i = 0; i < C; i++) {
                     float d = x[row + i] - origin[i];
@@ -288,11 +236,12 @@ int norm_combine(const Job *job, int64_t first, int64_t last) {
         const float *a = job->scale + t * C, *A = job->A + t * C, *B = job->B + t * C;
         for (int64_t at = first; at < last; at += length) {
             const int64_t n = last - at < length ? last - at : length;
-            load(g, job->g_s, t * job->size + at, n, job->dtype);
-            load(x, job->x, t * job->x_step + at, n, job->dtype);
+            const int64_t now = t * job->size + at, x_now = t * job->x_step + at;
+            load(g, job->g_s, now, n, job->dtype, now + n);
+            load(x, job->x, x_now, n, job->dtype, x_now + n);
             for (int64_t row = 0; row < n; row += C)
                 for (int64_t i = 0; i < C; i++) g[row + i] = g[row + i] * a[i] + x[row + i] * A[i] + B[i];
-            store(job->out, g, t * job->size + at, n, job->dtype);
+            store(job->out, g, now, n, job->dtype, now + n);
         }
     }
     free(room);
