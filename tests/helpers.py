@@ -174,10 +174,15 @@ def send(pids: Iterable[int], signum: int) -> None:
 
 
 def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    """Look until ``condition`` holds."""
+    """Look until ``condition`` holds.
+
+    Raises:
+        TimeoutError: after ``timeout`` seconds.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "what was waited for never came"
+        if time.monotonic() > deadline:
+            raise TimeoutError("what was waited for never came")
         time.sleep(0.001)
 
 

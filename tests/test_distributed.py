@@ -75,31 +75,31 @@ def lines_of_ours(result: subprocess.CompletedProcess) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("train_BPTT.py")]
 
 
-def test_torchrun(home, alone):
-    with started([torchrun("--nproc_per_node=2", f"--master_port={free_port()}")], cwd=home) as (launcher,):
+def test_torchrun(home, alone, tmp_path):
+    command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-out_dir", tmp_path]
+    with started([command], cwd=home) as (launcher,):
         result = outcome(launcher)
     assert result.returncode == 0, result.stderr
     assert lines_of_ours(result) == []
     assert result.stdout.count("done: test accuracy best") == 1
     assert ", 2 ranks\n" in result.stdout
-    assert_close_run(run_folder(home / "logs"), alone)
+    assert_close_run(run_folder(tmp_path), alone)
 
 
-def test_stopped_and_resumed_in_other_ranks(home, alone):
+def test_stopped_and_resumed_in_other_ranks(home, alone, tmp_path):
     """Two ranks are told to stop in mid-epoch; one process goes on."""
-    out_dir = home / "moved"
-    command = [sys.executable, SCRIPT, *RUN, "-out_dir", out_dir, *OFTEN]
+    command = [sys.executable, SCRIPT, *RUN, "-out_dir", tmp_path, *OFTEN]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
-        wait_until(lambda: list(out_dir.glob("*/checkpoint_previous.pth")))
+        wait_until(lambda: list(tmp_path.glob("*/checkpoint_previous.pth")))
         send([rank.pid for rank in ranks], signal.SIGTERM)
         results = [outcome(rank) for rank in ranks]
     assert [(result.returncode, result.stderr) for result in results] == [(143, "")] * 2
     assert results[0].stdout.count("stopped after") == 1
     assert "torchrun --nproc_per_node=2 " in results[0].stdout
     assert results[1].stdout == ""
-    result = run_training(*RUN, "-out_dir", out_dir, "-resume", "auto", cwd=home)
+    result = run_training(*RUN, "-out_dir", tmp_path, "-resume", "auto", cwd=home)
     assert (result.returncode, result.stderr) == (0, "")
-    assert_close_run(run_folder(out_dir), alone)
+    assert_close_run(run_folder(tmp_path), alone)
 
 
 def two_hosts(end_point: str, *options: str | Path) -> list[list[str | Path]]:
@@ -108,23 +108,21 @@ def two_hosts(end_point: str, *options: str | Path) -> list[list[str | Path]]:
 
 
 @pytest.mark.slow
-def test_two_hosts(home, alone):
-    out_dir = home / "hosts"
-    with started(two_hosts(f"--rdzv_endpoint=127.0.0.1:{free_port()}", "-out_dir", out_dir), cwd=home) as hosts:
+def test_two_hosts(home, alone, tmp_path):
+    with started(two_hosts(f"--rdzv_endpoint=127.0.0.1:{free_port()}", "-out_dir", tmp_path), cwd=home) as hosts:
         results = [outcome(host) for host in hosts]
     assert [result.returncode for result in results] == [0, 0], results
     assert sum(result.stdout.count("done: test accuracy best") for result in results) == 1
-    assert_close_run(run_folder(out_dir), alone)
+    assert_close_run(run_folder(tmp_path), alone)
 
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_two_hosts_stopped_and_resumed(home, alone):
+def test_two_hosts_stopped_and_resumed(home, alone, tmp_path):
     """One of them is told to stop; the command that is printed, on both, goes on."""
-    out_dir = home / "hosts_stopped"
     end_point = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
-    with started(two_hosts(end_point, "-out_dir", out_dir, *OFTEN), cwd=home) as hosts:
-        wait_until(lambda: list(out_dir.glob("*/checkpoint_previous.pth")))
+    with started(two_hosts(end_point, "-out_dir", tmp_path, *OFTEN), cwd=home) as hosts:
+        wait_until(lambda: list(tmp_path.glob("*/checkpoint_previous.pth")))
         send([hosts[0].pid], signal.SIGTERM)
         results = [outcome(process) for process in hosts]
     assert all(result.returncode for result in results)
@@ -138,7 +136,7 @@ def test_two_hosts_stopped_and_resumed(home, alone):
     with started([[sys.executable, "-m", "torch.distributed.run", *words]] * 2, cwd=home) as hosts:
         results = [outcome(process) for process in hosts]
     assert [result.returncode for result in results] == [0, 0], results
-    assert_close_run(run_folder(out_dir), alone)
+    assert_close_run(run_folder(tmp_path), alone)
 
 
 def test_command_that_resumes_on_the_machines_there_were():
@@ -154,11 +152,10 @@ def test_command_that_resumes_on_the_machines_there_were():
 
 
 @pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.long), 1])
-def test_a_rank_that_dies_ends_the_run(home, dies):
-    out_dir = home / f"dies{dies}"
-    command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-epochs", "500", "-out_dir", out_dir]
+def test_a_rank_that_dies_ends_the_run(home, dies, tmp_path):
+    command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-epochs", "500", "-out_dir", tmp_path]
     with started([command], cwd=home) as (launcher,):
-        wait_until(lambda: list(out_dir.glob("*/metrics.jsonl")))
+        wait_until(lambda: list(tmp_path.glob("*/metrics.jsonl")))
         ranks = [pid_of(launcher, rank) for rank in range(2)]
         send([ranks[dies]], signal.SIGKILL)
         result = outcome(launcher, timeout=60)
@@ -168,11 +165,10 @@ def test_a_rank_that_dies_ends_the_run(home, dies):
     assert "error: another rank has died or cannot be reached" in said
 
 
-def test_a_rank_that_hangs_ends_the_run(home):
-    out_dir = home / "hangs"
-    command = [sys.executable, SCRIPT, *RUN, "-epochs", "500", "-out_dir", out_dir]
+def test_a_rank_that_hangs_ends_the_run(home, tmp_path):
+    command = [sys.executable, SCRIPT, *RUN, "-epochs", "500", "-out_dir", tmp_path]
     with started([command] * 2, cwd=home, environments=as_torchrun(2, RANK_TIMEOUT="3")) as ranks:
-        wait_until(lambda: list(out_dir.glob("*/metrics.jsonl")))
+        wait_until(lambda: list(tmp_path.glob("*/metrics.jsonl")))
         send([ranks[1].pid], signal.SIGSTOP)
         result = outcome(ranks[0], timeout=30)
     assert result.returncode == 2

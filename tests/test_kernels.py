@@ -79,6 +79,19 @@ def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, b
     torch.testing.assert_close(g_x.float(), expected[1], rtol=torch.finfo(dtype).eps, atol=1e-6)
 
 
+@needs_compiler
+@pytest.mark.parametrize("size", [1 << 19, (1 << 19) + 3], ids=["aligned", "odd"])
+@pytest.mark.parametrize(("dtype", "T"), [(torch.float32, 33), (torch.bfloat16, 65), (torch.float16, 65)], ids=str)
+def test_outputs_written_past_the_cache_are_those_of_small_parts(dtype, T, size):
+    x, grad = current((T, size), dtype), current((T, size), dtype, seed=1)
+    neuron = build_neuron("CLIF", backend="compile", keep_state=False)
+    parts = [run(neuron, *part, "m") for part in zip(x.split(1 << 17, 1), grad.split(1 << 17, 1), strict=True)]
+    spikes, g_x, _ = run(neuron, x, grad, "m")
+    assert spikes.nbytes >= 1 << 26 > max(part.nbytes for part, *_ in parts)
+    assert torch.equal(spikes, torch.cat([part for part, *_ in parts], 1))
+    assert torch.equal(g_x, torch.cat([part for _, part, _ in parts], 1))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_any_memory_format(backend):
     """channels_last, a transposed view with gaps, and one frame shown T times (stride 0) give the same numbers."""

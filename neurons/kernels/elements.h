@@ -2,6 +2,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
@@ -36,21 +39,54 @@ static void load(float *to, const void *from, int64_t at, int64_t n, int32_t dty
     }
 }
 
+/* Where an output is larger than this, none of it is in a cache by the time it is read: it is written past them, which
+   saves reading what is there before. (64 MB: larger than what a core has, and than its share of what cores share.) */
+enum { LARGE = 1 << 26, PAST_CACHE = -1 };
+
+static inline void put(void *to, const void *from, int64_t bytes, int64_t next) {
+#ifdef __SSE2__
+    if (next == PAST_CACHE && ((uintptr_t)to | (uintptr_t)bytes) % 16 == 0) {
+        for (int64_t i = 0; i < bytes; i += 16)
+            _mm_stream_si128((__m128i *)((char *)to + i), _mm_loadu_si128((const __m128i *)((const char *)from + i)));
+        return;
+    }
+#endif
+    memcpy(to, from, bytes);
+}
+
+/* What was written past the cache is there for other threads. */
+static inline void settle(void) {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
+
+/* next: which elements will be written soon, or PAST_CACHE. */
 static void store(void *to, const float *from, int64_t at, int64_t n, int32_t dtype, int64_t next) {
-    fetch(to, next, n, dtype);
+    char *place = (char *)to + at * BYTES[dtype];
+    if (next != PAST_CACHE) fetch(to, next, n, dtype);
     if (dtype == FLOAT32) {
-        memcpy((float *)to + at, from, n * 4);
-    } else if (dtype == BFLOAT16) {
-        uint16_t *half = (uint16_t *)to + at;
-        for (int64_t i = 0; i < n; i++) { /* round to nearest, ties to even; a NaN stays one */
-            uint32_t bits;
-            memcpy(&bits, from + i, 4);
-            uint16_t rounded = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-            half[i] = from[i] != from[i] ? 0x7fc0 : rounded;
+        put(place, from, n * 4, next);
+        return;
+    }
+    uint16_t halves[64];
+    for (int64_t first = 0; first < n; first += 64) {
+        const int64_t count = n - first < 64 ? n - first : 64;
+        const float *some = from + first;
+        if (dtype == BFLOAT16) {
+            for (int64_t i = 0; i < count; i++) { /* round to nearest, ties to even; a NaN stays one */
+                uint32_t bits;
+                memcpy(&bits, some + i, 4);
+                uint16_t rounded = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+                halves[i] = some[i] != some[i] ? 0x7fc0 : rounded;
+            }
+        } else {
+            for (int64_t i = 0; i < count; i++) {
+                const _Float16 half = (_Float16)some[i];
+                memcpy(halves + i, &half, 2);
+            }
         }
-    } else {
-        _Float16 *half = (_Float16 *)to + at;
-        for (int64_t i = 0; i < n; i++) half[i] = (_Float16)from[i];
+        put(place + 2 * first, halves, 2 * count, next);
     }
 }
 

@@ -47,6 +47,8 @@ static int64_t block_length(const Job *job) {
     return (rows ? rows : 1) * job->channels;
 }
 
+static int is_large(const Job *job) { return job->T * job->size * BYTES[job->dtype] >= LARGE; }
+
 /* Input current of step t: x, or y = scale·x + shift of its channel. raw keeps x itself if wanted. */
 static void current(const Job *job, int64_t t, int64_t at, int64_t n, float *restrict c, float *restrict raw) {
     load(c, job->x, t * job->x_step + at, n, job->dtype, soon(t, job->T, job->x_step, at, n));
@@ -127,7 +129,7 @@ static inline void step_back(const Job *job, int64_t n, int32_t surrogate, float
 }
 
 int fire_forward(const Job *job, int64_t first, int64_t last) {
-    const int64_t length = block_length(job);
+    const int64_t length = block_length(job), large = is_large(job);
     float *room = malloc(3 * length * sizeof(float));
     if (!room) return 1;
     float *c = room, *v = c + length, *m = v + length;
@@ -137,17 +139,19 @@ int fire_forward(const Job *job, int64_t first, int64_t last) {
         for (int64_t t = 0; t < job->T; t++) {
             current(job, t, at, n, c, NULL);
             charge_and_fire(job, n, 0, c, v, m, v, m, NULL, NULL);
-            store(job->out, c, t * job->size + at, n, job->dtype, soon(t, job->T, job->size, at, n));
+            const int64_t next = large ? PAST_CACHE : soon(t, job->T, job->size, at, n);
+            store(job->out, c, t * job->size + at, n, job->dtype, next);
         }
         keep(job->v_last, v, at, n), keep(job->m_last, m, at, n);
     }
+    settle();
     free(room);
     return 0;
 }
 
 /* sums: Σ g_y [T, channels], then Σ g_y·x [T, channels]; g_gamma: Σ g_u·(v[t−1] − v_rest); NULL: not wanted. */
 int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, double *g_gamma) {
-    const int64_t T = job->T, C = job->channels, length = block_length(job);
+    const int64_t T = job->T, C = job->channels, length = block_length(job), large = is_large(job);
     float *room = malloc(((6 * T + 5) * length + 2 * T * C) * sizeof(float));
     if (!room) return 1;
     /* of each step: u, x, p, q, and v and m before it (so T + 1 of these) */
@@ -177,7 +181,7 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
                 step_back(job, n, TRIANGLE, g, us + here, ms + here, ps + here, qs + here, g_v, g_m);
             else
                 step_back(job, n, SIGMOID, g, us + here, ms + here, ps + here, qs + here, g_v, g_m);
-            store(job->out, g, now, n, job->dtype, later);
+            store(job->out, g, now, n, job->dtype, large ? PAST_CACHE : later);
             if (g_gamma) {
                 float sum = 0.0f;
                 for (int64_t i = 0; i < n; i++) sum += g[i] * (vs[here + i] - job->v_reset);
@@ -194,6 +198,7 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *sums, dou
         }
         keep(job->g_v, g_v, at, n), keep(job->g_m, g_m, at, n);
     }
+    settle();
     free(room);
     return 0;
 }
