@@ -145,7 +145,7 @@ def growth_cases(scale: Scale) -> list[Case]:
             partial(layers.growth_makers, lengths, frame, scale.device),
             {"frame": frame, "T": lengths, "dtype": "float32", "flat_from": FLAT_FROM, "flat_within": FLAT_WITHIN},
             rounds=scale.pick(9, 15, 2),
-            repeats=scale.pick(1, 5, 1),
+            repeats=scale.pick(3, 5, 1),
             memory=True,
             per="per time step",
         )

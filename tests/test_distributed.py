@@ -29,6 +29,8 @@ from tests.helpers import (
 from utils.interrupt import resume_command
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
+# In over a thousand such runs one rank was seen to wait for ever, and the reason was not found; twice in a row fails
+pytestmark = pytest.mark.flaky(reruns=1, only_rerun=["TimeoutExpired", "TimeoutError"])
 OFTEN = ("-save_every", "0.00001")  # minutes: a checkpoint after each batch
 
 
