@@ -9,12 +9,22 @@ from spikingjelly.activation_based import functional
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
+from neurons.kernels import cpu_launch
 from neurons.kernels.cpu_build import compiler
+from neurons.kernels.cpu_launch import over_threads
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
 BACKENDS = ["torch", pytest.param("compile", marks=needs_compiler), "triton"]
 NEURON_CASES = [("LIF", None), ("LIF", 0.0), ("LIF", -0.06), ("PLIF", None), ("PLIF", 0.1), ("CLIF", None)]
 SHAPES = [(1, 7), (2, 3, 5), (6, 2, 3, 5, 5), (33, 300)]
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def current(shape, dtype=torch.float32, seed=0):
@@ -82,7 +92,8 @@ def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, b
 @needs_compiler
 @pytest.mark.parametrize("size", [1 << 19, (1 << 19) + 3], ids=["aligned", "odd"])
 @pytest.mark.parametrize(("dtype", "T"), [(torch.float32, 33), (torch.bfloat16, 65), (torch.float16, 65)], ids=str)
-def test_outputs_written_past_the_cache_are_those_of_small_parts(dtype, T, size):
+def test_outputs_written_past_the_cache_are_those_of_small_parts(dtype, T, size, threads):
+    threads(2)
     x, grad = current((T, size), dtype), current((T, size), dtype, seed=1)
     neuron = build_neuron("CLIF", backend="compile", keep_state=False)
     parts = [run(neuron, *part, "m") for part in zip(x.split(1 << 17, 1), grad.split(1 << 17, 1), strict=True)]
@@ -151,3 +162,27 @@ def test_norm_and_fire_in_bfloat16_rounds_once(backend):
     plain = build_neuron("CLIF", backend="torch", keep_state=False)(BatchNorm2d(16)(x.float()))
     assert fused.dtype == torch.bfloat16
     assert torch.equal(fused.float(), plain)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
+def test_threads_share_the_work_and_change_nothing(name, threads, monkeypatch):
+    """Shares of uneven size, with a norm, whose sums go over all of them, and without."""
+    shares = []
+    x, grad = current((5, 9, 32, 8, 8)), current((5, 9, 32, 8, 8), seed=1)
+    monkeypatch.setattr(cpu_launch, "over_threads", lambda *args: shares.append(over_threads(*args)))
+    results = []
+    for count in (1, 3):
+        threads(count)
+        neuron = build_neuron(name, backend="compile", keep_state=False)
+        leaf, norm = x.clone().requires_grad_(), BatchNorm2d(32)
+        spikes = norm_and_fire(norm, neuron, leaf)
+        spikes.backward(grad)
+        results.append((spikes.detach(), [leaf.grad, norm.weight.grad, norm.running_var, *run(neuron, x, grad, "m")[1:]]))
+        assert set(shares) == {count}
+        shares.clear()
+    (spikes, alone), (spikes_of_three, shared) = results
+    assert torch.equal(spikes, spikes_of_three)
+    for one, other in zip(alone, shared, strict=True):
+        if one is not None:
+            assert_same_gradient(other, one, rtol=1e-6)
