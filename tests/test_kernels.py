@@ -178,7 +178,9 @@ def test_threads_share_the_work_and_change_nothing(name, threads, monkeypatch):
         leaf, norm = x.clone().requires_grad_(), BatchNorm2d(32)
         spikes = norm_and_fire(norm, neuron, leaf)
         spikes.backward(grad)
-        results.append((spikes.detach(), [leaf.grad, norm.weight.grad, norm.running_var, *run(neuron, x, grad, "m")[1:]]))
+        results.append(
+            (spikes.detach(), [leaf.grad, norm.weight.grad, norm.running_var, *run(neuron, x, grad, "m")[1:]])
+        )
         assert set(shares) == {count}
         shares.clear()
     (spikes, alone), (spikes_of_three, shared) = results

@@ -118,7 +118,15 @@ def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
     assert (small / "report" / "small.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd):
+@pytest.fixture
+def ctrl_c_is_heard():
+    """As in a terminal; nohup and pytest's workers ignore it, and a script does then too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     text = SMALL.replace("-neuron LIF -epochs 1", "-neuron LIF -epochs 60")
     (small / "recipes" / "small.yaml").write_text(text)
     results, runs = results_in(small)
