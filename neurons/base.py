@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from spikingjelly.activation_based import base
@@ -69,8 +68,8 @@ class SpikingNeuron(base.MemoryModule):
     step: Callable[..., tuple[Tensor, ...]]
     """One time step: input current c [N, *] and the states → (spikes, *new states), all [N, *]."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "step" in vars(cls) and "dynamics" not in vars(cls):  # a parent's kernels know nothing of a new step
             cls.dynamics = SpikingNeuron.dynamics  # type: ignore[method-assign]
 
