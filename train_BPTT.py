@@ -21,7 +21,17 @@ from spikingjelly.activation_based import functional
 
 from data import DATASETS, DataError, build_dataset
 from data.loader import build_loader
-from models import BATCH_NORMS, MODELS, NETWORK_OPTIONS, build_model, exchange_neurons, synchronise
+from models import (
+    BATCH_NORMS,
+    MODELS,
+    NETWORK_OPTIONS,
+    STATISTICS,
+    build_model,
+    exchange_neurons,
+    steps_known,
+    synchronise,
+    use_statistics,
+)
 from neurons import BACKENDS, HARD_RESET, NEURONS, OURS, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
@@ -43,7 +53,7 @@ from utils.interrupt import Stopped, Watch, resume_command, watched
 from utils.loss import LOSS_OPTIONS, bptt_loss
 from utils.optim import build_optimizer, build_schedule
 from utils.resume import TrainingState, newest_checkpoint
-from utils.run_dir import RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
+from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
 from utils.seeding import seed_all
 
 
@@ -55,6 +65,7 @@ def read_options() -> Namespace:
         neurons=NEURONS,
         surrogates=SURROGATES,
         batch_norms=BATCH_NORMS,
+        statistics=STATISTICS,
         backends=BACKENDS,
     )
     args = parser.parse_args()
@@ -237,28 +248,33 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
             sum_over_ranks=ranks.sum_over_ranks,
             rank=ranks.rank,
         )
-        seen = {
-            part: evaluate(
-                net,
-                watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
-                criterion,
-                device=device,
-                steps=len(data),
-                title=part,
-                sum_over_ranks=ranks.sum_over_ranks,
-            )
-            for part, data in held_out.items()
-        }
+        # training normalises each step by its own statistics; evaluation by running ones, shared by all steps as
+        # published, or of each step
+        seen = {}
+        for statistics in STATISTICS if args.T > 1 and steps_known(net) else ("shared",):
+            use_statistics(net, statistics)
+            for part, data in held_out.items():
+                seen[part, statistics] = evaluate(
+                    net,
+                    watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
+                    criterion,
+                    device=device,
+                    steps=len(data),
+                    title=part,
+                    sum_over_ranks=ranks.sum_over_ranks,
+                )
+        use_statistics(net, "shared")
         row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-        for part, result in {"train": trained, **seen}.items():
-            row |= {f"{part}_loss": result["loss"], f"{part}_acc": result["acc"]}
+        for (part, statistics), result in {("train", "shared"): trained, **seen}.items():
+            row |= {f"{part}_{quantity}{COLUMN[statistics]}": result[quantity] for quantity in ("loss", "acc")}
         with warnings.catch_warnings():  # the step of the optimiser that it misses came before a resume, or overflowed
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             lr_scheduler.step()
 
         # the paper chooses the best epoch on the test set; -val_split chooses it without looking there
-        chosen_by = seen.get("val", seen["test"])["acc"]
-        is_best = state.is_best(chosen_by, seen["test"]["acc"])
+        chosen_with = args.bn_eval if args.T > 1 else "shared"
+        tested = seen["test", chosen_with]
+        is_best = state.is_best(seen.get(("val", chosen_with), tested)["acc"], tested["acc"])
         row |= {
             "best_test_acc": state.best_test_acc,
             "seconds": time.perf_counter() - started,

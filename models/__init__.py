@@ -9,9 +9,10 @@ from torch import Tensor
 
 from neurons import build_neuron
 
+from .batch_norm import BATCH_NORMS, STATISTICS, BatchNorm2d, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
 from .exchange import exchange_neurons
-from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork, synchronise
+from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
@@ -20,10 +21,14 @@ __all__ = [
     "BATCH_NORMS",
     "MODELS",
     "NETWORK_OPTIONS",
+    "STATISTICS",
     "SpikingNetwork",
     "build_model",
     "exchange_neurons",
+    "recalibrate",
+    "steps_known",
     "synchronise",
+    "use_statistics",
 ]
 
 MODELS: dict[str, Callable[..., SpikingNetwork]] = {

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from spikingjelly.activation_based import base, functional, layer
 from torch import Tensor, nn
 
 from neurons import NEURONS, ReLU, SpikingNeuron, kernels
 
-from .recompute import recompute, recomputing
+from .batch_norm import BatchNorm2d, is_static
+from .recompute import recompute
 
-BATCH_NORMS = ("per_step", "merged")
 FUSED_BACKENDS = ("compile", "triton")  # where a norm and the neuron behind it are computed as one
 
 
@@ -30,98 +29,6 @@ class Conv2d(layer.Conv2d):
             y = self._conv_forward(x[0], self.weight, self.bias)
             return y.expand(x.shape[0], *y.shape)
         return super().forward(x)
-
-
-class BatchNorm2d(nn.BatchNorm2d, base.StepModule):
-    """Batch norm that sees one time step at a time, as the published code does.
-
-    Training statistics are per (step, channel), and the running statistics are updated T times a call,
-    in time order. Its state dict is that of ``torch.nn.BatchNorm2d``.
-
-    Args:
-        num_features: C.
-        merged: merge T into the batch before taking statistics. This is a different network.
-
-    ``sum_over_ranks`` is set by :func:`synchronise` where several processes share a batch.
-    """
-
-    sum_over_ranks: kernels.SumOverRanks | None = None
-
-    def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
-        super().__init__(num_features)
-        self.merged, self.step_mode = merged, step_mode
-        self.momentum: float = 0.1
-        self.num_batches_tracked: Tensor
-        self.running_mean: Tensor
-        self.running_var: Tensor
-
-    @property
-    def sees_steps(self) -> bool:
-        """Whether the next call takes statistics of each step by itself."""
-        return self.training and self.step_mode == "m" and not self.merged
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.sum_over_ranks is not None:
-            return self._over_ranks(x, self.sum_over_ranks)
-        if not self.sees_steps:
-            if self.step_mode == "s":
-                return super().forward(x)
-            return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
-        T = x.shape[0]
-        if not recomputing():
-            self.num_batches_tracked.add_(T)
-        if is_static(x):  # T equal updates r ← (1 − k)·r + k·r_t are one with k′ = 1 − (1 − k)^T
-            y = self._normalise(x[0], 1 - (1 - self.momentum) ** T)
-            return y.expand(T, *y.shape)
-        # cat, not stack: it keeps channels_last
-        return torch.cat([self._normalise(x_t, self.momentum) for x_t in x]).unflatten(0, x.shape[:2])
-
-    def _over_ranks(self, x: Tensor, sum_over_ranks: kernels.SumOverRanks) -> Tensor:
-        steps = x
-        if self.step_mode == "s":
-            steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
-        elif self.merged:
-            steps = x.flatten(0, 1)[None]  # [T, N, C, H, W] → [1, T·N, C, H, W]
-        elif is_static(x):
-            steps = x[:1]
-        y, mean, var, n = kernels.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
-        once = self.step_mode == "s" or self.merged
-        T = 1 if once else x.shape[0]
-        self.track(mean.expand(T, -1), var.expand(T, -1), n)
-        return y.view_as(x) if once else y.expand(x.shape)
-
-    def _normalise(self, x_t: Tensor, momentum: float) -> Tensor:
-        mean, var = self.running_mean, self.running_var
-        if recomputing():  # they have been updated once; the graph must look the same
-            mean, var = mean.clone(), var.clone()
-        return F.batch_norm(x_t, mean, var, self.weight, self.bias, True, momentum, self.eps)
-
-    @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, n: int | Tensor) -> None:
-        """Update the running statistics by T steps at once.
-
-        T updates r ← (1 − k)·r + k·r_t in time order are r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t.
-
-        Args:
-            mean, var: mean and biased variance of each (t, c), [T, C]. n: values behind each.
-
-        Raises:
-            ValueError: if there is a single value behind each: no variance can be taken of it.
-        """
-        if isinstance(n, int) and n == 1:  # over several processes it stays on the device, and was checked before
-            raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
-        if recomputing():
-            return
-        T = mean.shape[0]
-        later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-        share = self.momentum * (1 - self.momentum) ** later  # [T]
-        kept = (1 - self.momentum) ** T
-        self.running_mean.mul_(kept).add_(share @ mean)
-        self.running_var.mul_(kept).add_(share @ var * (n / (n - 1)))
-        self.num_batches_tracked.add_(T)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {'merged over T' if self.merged else 'per step'}"
 
 
 def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
@@ -147,22 +54,6 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
             norm.track(mean, var, n)
             return spikes
     return neuron(norm(x))
-
-
-def synchronise(net: nn.Module, sum_over_ranks: kernels.SumOverRanks | None) -> None:
-    """Take the statistics of every batch norm over the whole batch, of which each process has a share.
-
-    Args:
-        sum_over_ranks: adds a tensor up over all processes, in place; None for one process.
-    """
-    for module in net.modules():
-        if isinstance(module, BatchNorm2d):
-            module.sum_over_ranks = sum_over_ranks
-
-
-def is_static(x_seq: Tensor) -> bool:
-    """Whether x_seq [T, N, …] is one frame shown at every step (a view of stride 0 in time)."""
-    return x_seq.stride(0) == 0 and x_seq.shape[0] > 1
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data import DATASETS
-from models import BATCH_NORMS, MODELS
+from models import BATCH_NORMS, MODELS, STATISTICS
 from neurons import BACKENDS, NEURONS, SURROGATES
 from reproduction.tiny_images import write_cifar10
 from tests.helpers import ENVIRONMENT, assert_refused, run_folder, run_training
@@ -158,7 +158,13 @@ def test_damaged_middle_of_an_epoch(home, tmp_path, checkpoint, case):
 # -- properties of the command line
 
 PARSER = training_parser(
-    datasets=DATASETS, models=MODELS, neurons=NEURONS, surrogates=SURROGATES, batch_norms=BATCH_NORMS, backends=BACKENDS
+    datasets=DATASETS,
+    models=MODELS,
+    neurons=NEURONS,
+    surrogates=SURROGATES,
+    batch_norms=BATCH_NORMS,
+    statistics=STATISTICS,
+    backends=BACKENDS,
 )
 OPTIONS = [action.option_strings[0] for action in PARSER._actions if action.dest != "help"]
 word = st.one_of(st.sampled_from(OPTIONS), st.text(max_size=8), st.integers().map(str), st.floats().map(str))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data import DATASETS
-from models import BATCH_NORMS, MODELS
+from models import BATCH_NORMS, MODELS, STATISTICS
 from neurons import BACKENDS, NEURONS, SURROGATES
 from reproduce import read_options
 from reproduction.recipe import RECIPES, load_recipes
@@ -29,6 +29,7 @@ def parser_of(script):
             neurons=NEURONS,
             surrogates=SURROGATES,
             batch_norms=BATCH_NORMS,
+            statistics=STATISTICS,
             backends=BACKENDS,
         )
     return inference_parser(datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS)

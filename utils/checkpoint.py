@@ -123,15 +123,22 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     state = read_checkpoint(path)
     weights, own = weights_of(state, path), net.state_dict()
     weights = {k: w for k, w in weights.items() if k in own or not (k.endswith(".w") and w.dim() == 0)}
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    missing = sorted(name for name in own.keys() - weights.keys() if not is_of_steps(name, own[name], own))
+    extra = sorted(name for name in weights.keys() - own.keys() if not is_of_steps(name, weights[name], own))
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which this network has not"
         raise CheckpointError(f"{path} is of another model: it {what} ({len(missing) + len(extra)} names differ)")
     for name, weight in weights.items():
-        if weight.shape != own[name].shape:
+        if not is_of_steps(name, weight, own) and weight.shape != own[name].shape:
             raise CheckpointError(
                 f"{path} does not fit: {name} is {list(weight.shape)} there and {list(own[name].shape)} here; "
                 "another model, class count or input"
             )
     net.load_state_dict(weights)
     return state
+
+
+def is_of_steps(name: str, value: Tensor, own: dict[str, Tensor]) -> bool:
+    """Whether a tensor is a batch norm's running statistic of each step, [T, C], which published weights have not."""
+    shared = own.get(name.removesuffix("_t")) if name.endswith(("running_mean_t", "running_var_t")) else None
+    return shared is not None and value.dim() == 2 and value.shape[1:] == shared.shape

@@ -119,6 +119,7 @@ def training_parser(
     neurons: Collection[str],
     surrogates: Collection[str],
     batch_norms: Collection[str],
+    statistics: Collection[str],
     backends: Collection[str],
 ) -> OneLineParser:
     """The options of ``train_BPTT.py``; the names that may be chosen come from the registries."""
@@ -152,6 +153,8 @@ def training_parser(
     add("-drop_rate", type=share, default=0.0, help="dropout, one mask per sequence")
     add("-bn", type=one_of("batch norm", batch_norms), default="per_step", help="batch norm: per_step (the paper's), "
         "or merged over T (a different network)")  # fmt: skip
+    add("-bn_eval", type=one_of("statistics", statistics), default="shared", help="running statistics of the accuracy "
+        "that chooses the best epoch: shared by all steps (the paper's), or per_step; both are shown")  # fmt: skip
 
     add = parser.add_argument_group("training").add_argument
     add("-epochs", type=positive, default=300, help="epochs in all")
@@ -222,6 +225,10 @@ def check_training_options(
         parser.error(f"-backend {args.backend}: {what} is computed by torch; leave -backend out")
     if args.bptt_k is not None and neuron not in ours:
         parser.error(f"-bptt_k cuts the gradients through time of {', '.join(ours)}, not of {neuron}")
+    if args.bn_eval == "per_step" and args.bn == "merged":
+        parser.error(
+            "-bn_eval per_step: batch norm merged over T has no statistics of each step; leave one of them out"
+        )
     if args.bptt_k is not None and args.step_mode == "s":
         parser.error("-bptt_k works on whole sequences: leave -step_mode s out")
     if args.switch_neuron is not None:

@@ -6,6 +6,7 @@ import argparse
 import errno
 import fcntl
 import json
+import math
 import os
 import platform
 import resource
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +28,8 @@ from .cli import UsageError
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
 LOCK = ".lock"
+# what the names of the columns that were evaluated with these running statistics end with
+COLUMN = {"shared": "", "per_step": "_per_step"}
 
 
 class RunDir:
@@ -106,10 +110,11 @@ def run_name(args: argparse.Namespace) -> str:
 
 def line_of(row: dict[str, Any], epochs: int) -> str:
     """An epoch's row of metrics.jsonl as a line to read."""
+    of_steps = f", per step {row['test_acc_per_step']:.2f}%" if "test_acc_per_step" in row else ""
     return (
         f"epoch {row['epoch']} of {epochs}  lr {row['lr']:.4f}  "
         f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
-        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2f}% (best {row['best_test_acc']:.2f}%)  "
+        f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2f}%{of_steps} (best {row['best_test_acc']:.2f}%)  "
         f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GB"
     )
 
@@ -168,7 +173,7 @@ def write_aside(path: Path, text: str) -> None:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the run is made with: versions, git commit, device."""
+    """What the run is made with: versions, git commit, date (UTC), device."""
     packages = ("torch", "torchvision", "spikingjelly", "numpy")
     commit = ""
     if shutil.which("git"):
@@ -178,8 +183,17 @@ def environment(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
         "commit": commit or "unknown",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or device.type,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor() or device.type,
     }
+
+
+def processor() -> str:
+    """The processor's name; empty where the system does not tell."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -198,10 +212,15 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 30 else None
     for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy (%)"), strict=True):
-        for part, style in (("train", "--"), ("val", ":"), ("test", "-")):
-            if rows and f"{part}_{quantity}" in rows[0]:
-                values = [row[f"{part}_{quantity}"] for row in rows]
-                axes.plot(epochs, values, style, marker=marker, markersize=3, label=part)
+        for part, statistics, style in (
+            *(("train", "shared", "--"), ("val", "shared", ":"), ("test", "shared", "-")),
+            ("test", "per_step", "-."),
+        ):
+            column = f"{part}_{quantity}{COLUMN[statistics]}"
+            if rows and column in rows[0]:
+                values = [row.get(column, math.nan) for row in rows]
+                label = part if statistics == "shared" else f"{part}, statistics per step"
+                axes.plot(epochs, values, style, marker=marker, markersize=3, label=label)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel(label)

@@ -3,7 +3,7 @@
 from .backends import BACKENDS, choose_backend
 from .interface import Dynamics
 from .lags import fire_windowed, gradient_by_lag, lags_of
-from .norm import SumOverRanks, norm_and_fire, norm_over_ranks
+from .norm import SumOverRanks, norm_and_fire, norm_over_ranks, scale_and_shift
 from .sequence import fire_sequence
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "lags_of",
     "norm_and_fire",
     "norm_over_ranks",
+    "scale_and_shift",
 ]

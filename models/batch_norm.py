@@ -1,0 +1,274 @@
+"""Batch norm over sequences [T, N, C, H, W]: statistics of each time step in training, shared ones or each step's own
+in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from spikingjelly.activation_based import base, functional
+from torch import Tensor, nn
+
+from neurons import kernels
+
+from .recompute import recomputing
+
+BATCH_NORMS = ("per_step", "merged")
+STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
+OF_STEPS = ("running_mean_t", "running_var_t")
+
+
+class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
+    """Batch norm that sees one time step at a time in training, as the published code does.
+
+    Training statistics are per (step, channel). Two sets of running statistics follow them:
+
+    - ``running_mean``, ``running_var`` [C], shared by all steps: updated T times a call, in time order. Published
+      checkpoints hold these, and evaluation uses them unless :func:`use_statistics` says otherwise.
+    - ``running_mean_t``, ``running_var_t`` [T, C], of each step: updated once a call. They start as those of the first
+      batch; until then they are None, and no part of the state dict.
+
+    All of them are float32 or better, whatever autocast says. In step mode ``"s"`` the memory ``t`` counts the steps of
+    a sequence; ``functional.reset_net`` sets it back to 0.
+
+    Args:
+        num_features: C.
+        merged: merge T into the batch before taking statistics. This is a different network, without statistics of
+            each step.
+
+    ``sum_over_ranks`` is set by :func:`synchronise` where several processes share a batch.
+    """
+
+    sum_over_ranks: kernels.SumOverRanks | None = None
+    t: int
+
+    def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
+        super().__init__(num_features)
+        self.merged, self.step_mode = merged, step_mode
+        self.statistics = "shared"
+        self.momentum: float = 0.1
+        self.register_memory("t", 0)  # type: ignore[operator]
+        self.num_batches_tracked: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.running_mean_t: Tensor | None
+        self.running_var_t: Tensor | None
+        for name in OF_STEPS:
+            self.register_buffer(name, None)
+
+    @property
+    def sees_steps(self) -> bool:
+        """Whether the next call takes statistics of each step by itself."""
+        return self.training and self.step_mode == "m" and not self.merged
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            y = self._by_running_statistics(x)
+        elif self.sum_over_ranks is not None:
+            y = self._over_ranks(x, self.sum_over_ranks)
+        else:
+            y = self._by_batch_statistics(x)
+        if self.step_mode == "s":
+            self.t += 1
+        return y
+
+    def _by_batch_statistics(self, x: Tensor) -> Tensor:
+        if self.step_mode == "s":
+            y, mean, var = self._normalise(x)
+            self._update(mean[None], var[None])
+            return y
+        if self.merged:
+            y, mean, var = self._normalise(x.flatten(0, 1))  # [T, N, …] → [T·N, …]
+            self._update(mean[None], var[None])
+            return y.view_as(x)
+        frames = x[:1] if is_static(x) else x
+        ys, means, variances = zip(*map(self._normalise, frames), strict=True)
+        T = x.shape[0]
+        self._update(torch.stack(means).expand(T, -1), torch.stack(variances).expand(T, -1))
+        # cat, not stack: it keeps channels_last
+        return torch.cat(ys).unflatten(0, frames.shape[:2]).expand(x.shape)
+
+    def _normalise(self, frame: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A frame [N, C, H, W] normalised by its own statistics; its mean and unbiased variance [C]."""
+        mean, var = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        # a momentum of 1 leaves the batch's statistics in the place of running ones
+        y = F.batch_norm(frame, mean, var, self.weight, self.bias, True, 1.0, self.eps)
+        return y, mean, var
+
+    def _over_ranks(self, x: Tensor, sum_over_ranks: kernels.SumOverRanks) -> Tensor:
+        steps = x
+        if self.step_mode == "s":
+            steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
+        elif self.merged:
+            steps = x.flatten(0, 1)[None]  # [T, N, C, H, W] → [1, T·N, C, H, W]
+        elif is_static(x):
+            steps = x[:1]
+        y, mean, var, n = kernels.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
+        once = self.step_mode == "s" or self.merged
+        T = 1 if once else x.shape[0]
+        self.track(mean.expand(T, -1), var.expand(T, -1), n)
+        return y.view_as(x) if once else y.expand(x.shape)
+
+    def _by_running_statistics(self, x: Tensor) -> Tensor:
+        if self.statistics == "shared":
+            if self.step_mode == "s":
+                return super().forward(x)
+            return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
+        T = x.shape[0] if self.step_mode == "m" else 1
+        mean, var = self.of_steps(self.t if self.step_mode == "s" else 0, T)
+        scale, shift = kernels.scale_and_shift(mean, var, self.weight, self.bias, self.eps)  # [T, C]
+        if self.step_mode == "s":
+            scale, shift = scale[0], shift[0]
+        return (x * scale[..., None, :, None, None] + shift[..., None, :, None, None]).to(x.dtype)
+
+    def of_steps(self, first: int, T: int) -> tuple[Tensor, Tensor]:
+        """Running mean and variance [T, C] of the steps from ``first`` on; behind the last known one, that one's.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if self.running_mean_t is None or self.running_var_t is None:
+            raise ValueError(NO_STATISTICS)
+        known = self.running_mean_t.shape[0]
+        rows = torch.arange(first, first + T, device=self.running_mean_t.device).clamp(max=known - 1)
+        return self.running_mean_t[rows], self.running_var_t[rows]
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor, n: int | Tensor) -> None:
+        """Update the running statistics by the T steps of a batch.
+
+        Args:
+            mean, var: mean and biased variance of each (t, c), [T, C]. n: values behind each.
+
+        Raises:
+            ValueError: if there is a single value behind each: no variance can be taken of it.
+        """
+        if isinstance(n, int) and n == 1:  # over several processes it stays on the device, and was checked before
+            raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
+        self._update(mean, var * (n / (n - 1)))
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, var: Tensor) -> None:
+        """Update by mean and unbiased variance [T, C]: T updates r ← (1 − k)·r + k·r_t in time order are
+        r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t."""
+        if recomputing():  # they have been updated once
+            return
+        T = mean.shape[0]
+        kept = (1 - self.momentum) ** T
+        later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
+        share = (self.momentum * (1 - self.momentum) ** later)[:, None]  # [T, 1]
+        # a sum of products, not a matrix product: autocast would take that in half precision
+        self.running_mean.mul_(kept).add_((share * mean).sum(0))
+        self.running_var.mul_(kept).add_((share * var).sum(0))
+        if not self.merged:
+            self._update_steps(mean, var)
+        self.num_batches_tracked.add_(T)
+
+    def _update_steps(self, mean: Tensor, var: Tensor) -> None:
+        first = self.t if self.step_mode == "s" else 0
+        last = first + mean.shape[0]
+        for name, batch in zip(OF_STEPS, (mean, var), strict=True):
+            known = getattr(self, name)
+            if known is None or known.shape[0] < last:
+                known = batch.clone() if known is None else torch.cat([known, batch[known.shape[0] - last :]])
+                setattr(self, name, known)
+            known[first:last] += self.momentum * (batch - known[first:last])
+
+    def forget(self) -> None:
+        """Running statistics back to their start: no batch seen."""
+        self.reset_running_stats()
+        self.running_mean_t = self.running_var_t = None
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in OF_STEPS:  # those of the state dict, whatever its T; none if it has none
+            there = state_dict.get(prefix + name)
+            setattr(self, name, None if there is None else self.running_mean.new_empty(there.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"{nn.BatchNorm2d.extra_repr(self)}, {'merged over T' if self.merged else 'per step'}"
+
+
+NO_STATISTICS = (
+    "this network has no running statistics of each step: it was trained without them, or with batch norm merged over "
+    "T; `inference.py -recalibrate_bn` takes them over training data"
+)
+
+
+def is_static(x_seq: Tensor) -> bool:
+    """Whether x_seq [T, N, …] is one frame shown at every step (a view of stride 0 in time)."""
+    return x_seq.stride(0) == 0 and x_seq.shape[0] > 1
+
+
+def batch_norms(net: nn.Module) -> list[BatchNorm2d]:
+    """The batch norms of a network, in the order of its modules."""
+    return [module for module in net.modules() if isinstance(module, BatchNorm2d)]
+
+
+def synchronise(net: nn.Module, sum_over_ranks: kernels.SumOverRanks | None) -> None:
+    """Take the statistics of every batch norm over the whole batch, of which each process has a share.
+
+    Args:
+        sum_over_ranks: adds a tensor up over all processes, in place; None for one process.
+    """
+    for norm in batch_norms(net):
+        norm.sum_over_ranks = sum_over_ranks
+
+
+def steps_known(net: nn.Module) -> int:
+    """For how many steps every batch norm has running statistics of each step; 0 where one has none."""
+    return min(
+        (0 if norm.running_mean_t is None else norm.running_mean_t.shape[0] for norm in batch_norms(net)), default=0
+    )
+
+
+def use_statistics(net: nn.Module, which: str) -> None:
+    """Choose the running statistics that evaluation normalises with.
+
+    Args:
+        which: ``"shared"`` by all steps, the published code's, or ``"per_step"``, those of each step.
+
+    Raises:
+        ValueError: if ``which`` is unknown, or the network has none of each step.
+    """
+    if which not in STATISTICS:
+        raise ValueError(f"unknown statistics {which!r}; known: {', '.join(STATISTICS)}")
+    if which == "per_step" and not steps_known(net):
+        raise ValueError(NO_STATISTICS)
+    for norm in batch_norms(net):
+        norm.statistics = which
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Take both kinds of running statistics again, as means over ``batches``; weights stay as they are.
+
+    Each step is normalised by its batch's statistics meanwhile, as in training; dropout is off.
+
+    Args:
+        batches: (x_seq [T, N, C, H, W], target) pairs of training data.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    norms = batch_norms(net)
+    training, momenta = net.training, [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.forget()
+        norm.train()
+    seen = 0
+    for x_seq, _ in batches:
+        seen += 1
+        for norm in norms:
+            norm.momentum = 1 / seen
+        net(x_seq)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        if norm.running_mean_t is not None and norm.running_var_t is not None:
+            norm.running_mean.copy_(norm.running_mean_t.mean(0))
+            norm.running_var.copy_(norm.running_var_t.mean(0))
+    net.train(training)
+    if not seen:
+        raise ValueError("no batch to take statistics of")
