@@ -32,7 +32,7 @@ from models import (
     synchronise,
     use_statistics,
 )
-from neurons import BACKENDS, HARD_RESET, NEURONS, OURS, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
+from neurons import BACKENDS, HARD_RESET, NEURONS, STEPPING, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 from utils.cli import UsageError, check_training_options, exchange_of, training_parser
@@ -72,7 +72,7 @@ def read_options() -> Namespace:
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
     check_training_options(
-        parser, args, hard_reset=HARD_RESET, ours=OURS, weightless=WEIGHTLESS, whole_sequences=WHOLE_SEQUENCES
+        parser, args, hard_reset=HARD_RESET, ours=STEPPING, weightless=WEIGHTLESS, whole_sequences=WHOLE_SEQUENCES
     )
     return args
 

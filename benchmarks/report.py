@@ -13,7 +13,7 @@ import torch
 from spikingjelly.activation_based import functional
 
 from analysis.report import markdown_table
-from neurons.kernels.cpu_build import compiler
+from neurons.ops.c_build import compiler
 from utils.run_dir import environment
 
 from .cases import FLAT_FROM, FLAT_WITHIN

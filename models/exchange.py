@@ -25,7 +25,7 @@ def exchange_neurons(net: nn.Module, name: str) -> None:
         if isinstance(module, SpikingNeuron)
     ]
     if name not in WEIGHTLESS or not places or any(list(neuron.parameters()) for _, _, neuron in places):
-        raise ValueError(f"only {' and '.join(WEIGHTLESS)} can stand in for each other: the rest have weights to train")
+        raise ValueError(f"only {', '.join(WEIGHTLESS)} can stand in for each other: the rest have weights to train")
     for parent, attribute, old in places:
         new = build_neuron(
             name,
@@ -33,10 +33,12 @@ def exchange_neurons(net: nn.Module, name: str) -> None:
             v_threshold=old.v_threshold,
             v_reset=old.v_reset,
             surrogate=old.surrogate,
-            alpha=old.alpha,
+            alpha=old.width,
             step_mode=old.step_mode,
             backend=old.backend,
             keep_state=old.keep_state,
             bptt_k=old.bptt_k,
+            decay_input=old.decay_input,
+            detach_reset=old.detach_reset,
         )
         setattr(parent, attribute, new.train(old.training))

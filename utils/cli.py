@@ -220,7 +220,9 @@ def check_training_options(
         parser.error(f"-v_reset: {neuron} has no reset value; it works with {' and '.join(hard_reset)}")
     if args.step_mode == "s" and neuron in whole_sequences:
         parser.error(f"-step_mode s: {neuron} sees whole sequences; leave it out")
-    if args.backend in ("compile", "triton") and ((neuron not in ours and neuron != "relu") or args.bptt_k is not None):
+    if args.backend in ("c", "compile", "triton") and (
+        (neuron not in ours and neuron != "relu") or args.bptt_k is not None
+    ):
         what = neuron if neuron not in ours else "-bptt_k"
         parser.error(f"-backend {args.backend}: {what} is computed by torch; leave -backend out")
     if args.bptt_k is not None and neuron not in ours:
@@ -235,9 +237,7 @@ def check_training_options(
         epoch, other = exchange_of(args.switch_neuron)
         for name in (neuron, other):
             if name not in weightless:
-                parser.error(
-                    f"-switch_neuron exchanges {' and '.join(weightless)}, which learn nothing, and not {name}"
-                )
+                parser.error(f"-switch_neuron exchanges {', '.join(weightless)}, which learn nothing, and not {name}")
         if neuron == other:
             parser.error(f"-switch_neuron {args.switch_neuron}: the network has {neuron} from the start")
         if args.v_reset is not None and other not in hard_reset:

@@ -1,7 +1,8 @@
 """From a neuron's step to one step forward and one step back, as two small graphs.
 
-The step (:class:`.dynamics.Dynamics`) is traced together with its vector-Jacobian product, the surrogate where the spike
-is, so that both share their nodes. One element is traced, learned parameters too: nothing broadcasts, nothing is summed.
+The step (:class:`.dynamics.Dynamics`) is traced together with its vector-Jacobian product, the surrogate where the
+spike is, so that both share their nodes. One element is traced, learned parameters too: nothing broadcasts, nothing is
+summed.
 :func:`derive` → :class:`Derived` is what every back end is written from:
 
 - inputs: ``c``, the states and the learned parameters by their own names, ``g_s`` and ``g_<state>``;
@@ -17,6 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -82,11 +84,16 @@ def derive(dynamics: Dynamics, cut: tuple[str, ...] = ()) -> Derived:
         DerivationError: if the step uses what has no point-wise form.
         ValueError: if it does not return spikes and every state.
     """
+    with ThreadPoolExecutor(1) as fresh:  # where no autocast, no fake mode, no operator that is under way is in force
+        return fresh.submit(_derive, dynamics, cut).result()
+
+
+def _derive(dynamics: Dynamics, cut: tuple[str, ...]) -> Derived:
     states, learned = dynamics.state_names, tuple(each.name for each in dynamics.learned)
     trace = Trace(dynamics.name)
     inputs = [trace.input(name).requires_grad_() for name in ("c", *states, *learned)]
     gradients = [trace.input(name) for name in ("g_s", *(f"g_{state}" for state in states))]
-    with torch.enable_grad(), trace:
+    with trace:
         outputs = dynamics(*inputs)
         for state, after in zip(states, outputs[1:], strict=True):
             if state in cut and after.requires_grad:
@@ -94,10 +101,10 @@ def derive(dynamics: Dynamics, cut: tuple[str, ...] = ()) -> Derived:
         sent = [(y, g) for y, g in zip(outputs, gradients, strict=True) if y.requires_grad]
         back = torch.autograd.grad([y for y, _ in sent], inputs, [g for _, g in sent], allow_unused=True)
     graph, n = trace.graph, len(states)
-    s, *after = (trace.number(y) for y in outputs)
+    nodes = [trace.number(y) for y in outputs]
     g_c, *rest = (graph.constant(0) if g is None else trace.number(g) for g in back)
     g_before = (graph.constant(0) if state in cut else g for state, g in zip(states, rest[:n], strict=True))
-    found = Derived(dynamics, graph, s, tuple(after), g_c, tuple(g_before), tuple(rest[n:]))
+    found = Derived(dynamics, graph, nodes[0], tuple(nodes[1:]), g_c, tuple(g_before), tuple(rest[n:]))
     return replace(found, saved=choose_saved(found))
 
 

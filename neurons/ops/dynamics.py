@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ast import literal_eval
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -110,3 +112,69 @@ def parameter_table(dynamics: Dynamics, values: tuple[Tensor, ...]) -> Tensor | 
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         rows.append(value.view(-1 if each.per_step else 1, C if each.per_channel else 1).expand(T, C))
     return torch.stack(rows)
+
+
+def check_states(
+    neuron: str, names: tuple[str, ...], states: tuple[float | Tensor, ...], like: Tensor
+) -> tuple[Tensor, ...]:
+    """States of a frame ``like`` [N, *]: numbers become tensors of it, float32 or better; tensors must be such.
+
+    Raises:
+        ValueError: naming the state that is not.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if len(states) != len(names):
+        raise ValueError(f"{neuron} has {len(names)} states ({', '.join(names)}), not {len(states)}")
+    checked = []
+    for name, state in zip(names, states, strict=True):
+        if not isinstance(state, Tensor):
+            state = torch.full_like(like, state, dtype=dtype)
+        found = (tuple(state.shape), state.dtype, state.device)
+        if found != (tuple(like.shape), dtype, like.device):
+            wanted = f"{list(like.shape)}, {dtype}, on {like.device}"
+            is_ = f"{list(state.shape)}, {state.dtype}, on {state.device}"
+            raise ValueError(f"{neuron}'s state {name} is {is_}; this input asks for {wanted}: call reset first")
+        checked.append(state)
+    return tuple(checked)
+
+
+# ---- by name, for operators, whose arguments are tensors, numbers and strings
+
+STEPS: dict[str, Any] = {}
+
+
+def declare(neuron: type) -> str:
+    """Remember a class with a ``step``, so that :func:`named` finds it; returns its name here.
+
+    Two classes of one name (a cell of a notebook that was run again) get two.
+    """
+    name = f"{neuron.__module__}.{neuron.__qualname__}"
+    count = sum(known.partition("#")[0] == name for known in STEPS)
+    name = f"{name}#{count}" if count else name
+    STEPS[name] = neuron
+    return name
+
+
+def spell(neuron: str, dynamics: Dynamics) -> str:
+    """Dynamics of a declared neuron as one line of text."""
+    learned = tuple((each.name, each.per_step, each.per_channel) for each in dynamics.learned)
+    return repr((neuron, dynamics.states, learned, dynamics.settings, dynamics.surrogate, dynamics.alpha))
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> tuple:
+    return literal_eval(text)
+
+
+def named(text: str) -> Dynamics:
+    """The dynamics that :func:`spell` spelt.
+
+    Raises:
+        ValueError: if no such neuron is declared in this process.
+    """
+    neuron, states, learned, settings, surrogate, alpha = _read(text)
+    if neuron not in STEPS:
+        raise ValueError(f"neuron {neuron} is not known here: import its class first")
+    cls = STEPS[neuron]
+    parameters = tuple(Learned(name, 0.0, *per) for name, *per in learned)
+    return Dynamics(cls.__name__, cls.step, states, parameters, settings, surrogate, alpha)

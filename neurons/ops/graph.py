@@ -1,8 +1,8 @@
 """Small graphs of point-wise operations: what a neuron's step is, once it has been traced.
 
-A :class:`Node` is a number per element (or a mask). Nodes are made by :meth:`Graph.make`, which knows them again (common
-sub-expressions), folds constants and simplifies; what no output reaches is never emitted. Each derivation has a graph of
-its own, so that the numbers of its nodes, and the code that is written from them, are the same in every process.
+A :class:`Node` is a number per element (or a mask). Nodes are made by :meth:`Graph.make`, which knows them again
+(common sub-expressions), folds constants and simplifies; what no output reaches is never emitted. Each derivation has a
+graph of its own, so that the numbers of its nodes, and the code written from them, are the same in every process.
 
 A back end walks over :func:`ordered` (outputs, given) and writes one statement a node; an operation's name and
 arguments are those of :data:`OPS`. :func:`evaluate` does it with torch: any device, any precision, broadcasting.

@@ -9,12 +9,12 @@ from spikingjelly.activation_based import functional
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
-from neurons.kernels import cpu_launch
-from neurons.kernels.cpu_build import compiler
-from neurons.kernels.cpu_launch import over_threads
+from neurons.ops import c_launch
+from neurons.ops.c_build import compiler
+from neurons.ops.c_launch import over_threads
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
-BACKENDS = ["torch", pytest.param("compile", marks=needs_compiler), "triton"]
+BACKENDS = ["reference", pytest.param("c", marks=needs_compiler)]
 NEURON_CASES = [("LIF", None), ("LIF", 0.0), ("LIF", -0.06), ("PLIF", None), ("PLIF", 0.1), ("CLIF", None)]
 SHAPES = [(1, 7), (2, 3, 5), (6, 2, 3, 5, 5), (33, 300)]
 
@@ -82,7 +82,7 @@ def test_states_and_their_gradients_pass_through(name, v_reset, backend):
 def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, backend):
     """The state is float32: spikes are identical, gradients differ by the rounding of the output alone."""
     x, grad = current((6, 5, 9), dtype), current((6, 5, 9), dtype, seed=1)
-    expected = run(build_neuron(name, backend="torch"), x.float(), grad.float(), "m")
+    expected = run(build_neuron(name, backend="reference"), x.float(), grad.float(), "m")
     spikes, g_x, _ = run(build_neuron(name, backend=backend), x, grad, "m")
     assert spikes.dtype == g_x.dtype == dtype
     assert torch.equal(spikes.float(), expected[0])
@@ -95,7 +95,7 @@ def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, b
 def test_outputs_written_past_the_cache_are_those_of_small_parts(dtype, T, size, threads):
     threads(2)
     x, grad = current((T, size), dtype), current((T, size), dtype, seed=1)
-    neuron = build_neuron("CLIF", backend="compile", keep_state=False)
+    neuron = build_neuron("CLIF", backend="c", keep_state=False)
     parts = [run(neuron, *part, "m") for part in zip(x.split(1 << 17, 1), grad.split(1 << 17, 1), strict=True)]
     spikes, g_x, _ = run(neuron, x, grad, "m")
     assert spikes.nbytes >= 1 << 26 > max(part.nbytes for part, *_ in parts)
@@ -109,7 +109,7 @@ def test_any_memory_format(backend):
     frames = current((3, 4, 5, 6))
     grad = current((5, 3, 4, 5, 6), seed=1)
     static = frames.expand(5, *frames.shape)
-    expected = run(build_neuron("CLIF", backend="torch"), static.contiguous(), grad, "m")
+    expected = run(build_neuron("CLIF", backend="reference"), static.contiguous(), grad, "m")
     last = frames.to(memory_format=torch.channels_last).expand(5, *frames.shape)
     with_gaps = torch.stack([frames, frames], -1).expand(5, *frames.shape, 2)[..., 0]
     for x in (static, last, with_gaps):
@@ -135,7 +135,7 @@ def test_norm_and_fire_matches_norm_then_fire(T, name, v_reset, backend):
     """Spikes, gradients and running statistics of the fused pair, against batch norm step by step and the neuron."""
     x, grad = 2 * current((T, 3, 20, 4, 5)) + 0.7, current((T, 3, 20, 4, 5), seed=1)
     results = []
-    for used in ("torch", backend):
+    for used in ("reference", backend):
         torch.manual_seed(0)
         norm = BatchNorm2d(20)
         norm.weight.data.uniform_(0.5, 1.5)
@@ -159,7 +159,7 @@ def test_norm_and_fire_in_bfloat16_rounds_once(backend):
     x = current((4, 3, 16, 5, 5)).bfloat16()
     neuron = build_neuron("CLIF", backend=backend, keep_state=False)
     fused = norm_and_fire(BatchNorm2d(16), neuron, x)
-    plain = build_neuron("CLIF", backend="torch", keep_state=False)(BatchNorm2d(16)(x.float()))
+    plain = build_neuron("CLIF", backend="reference", keep_state=False)(BatchNorm2d(16)(x.float()))
     assert fused.dtype == torch.bfloat16
     assert torch.equal(fused.float(), plain)
 
@@ -170,11 +170,11 @@ def test_threads_share_the_work_and_change_nothing(name, threads, monkeypatch):
     """Shares of uneven size, with a norm, whose sums go over all of them, and without."""
     shares = []
     x, grad = current((5, 9, 32, 8, 8)), current((5, 9, 32, 8, 8), seed=1)
-    monkeypatch.setattr(cpu_launch, "over_threads", lambda *args: shares.append(over_threads(*args)))
+    monkeypatch.setattr(c_launch, "over_threads", lambda *args: shares.append(over_threads(*args)))
     results = []
     for count in (1, 3):
         threads(count)
-        neuron = build_neuron(name, backend="compile", keep_state=False)
+        neuron = build_neuron(name, backend="c", keep_state=False)
         leaf, norm = x.clone().requires_grad_(), BatchNorm2d(32)
         spikes = norm_and_fire(norm, neuron, leaf)
         spikes.backward(grad)
