@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .backends import load_kernels
 from .dynamics import Dynamics, named, spell
@@ -22,6 +23,58 @@ ONCE = "fused neurons can be differentiated once; take backend reference for a s
 Tensors = tuple[Tensor, ...]
 
 
+# ---- what the operators do, on dynamics
+
+
+def run_fire(x, table, states, scale, shift, dynamics, backend, last, train):
+    """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
+    norm = None if scale is None else (scale, shift)
+    spikes, ends, saved = load_kernels(backend).forward(dynamics, x, table, tuple(states), norm, last, train)
+    return [spikes, *ends, *saved]
+
+
+def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
+    """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
+    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
+    g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
+    g_c, g_table, g_states, sums = kernels.backward(
+        dynamics, x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
+    )
+    of_table = () if table is None else (g_table,)
+    if norm is None:
+        return [g_c, *g_states, *of_table]
+    sum_g, sum_gx = sums
+    zero = torch.zeros_like(scale)
+    g_x = kernels.combine(g_c, x, scale, zero, zero)
+    return [g_x, *g_states, *of_table, sum_gx.clone(), sum_g.clone()]  # not two views of one
+
+
+def run_norm_fire(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
+    """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
+    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
+        dynamics, x, weight, bias, table, eps, merged, RANKS.get(ranks), train
+    )
+    n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
+    return [spikes, mean, var, n, *saved]
+
+
+def run_norm_fire_backward(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
+    """→ gradients of x, weight, bias, and the table, if there is one."""
+    g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
+        dynamics, x, weight, bias, mean, var, n, table, tuple(saved), frames_like(x, g_spikes), eps, RANKS.get(ranks)
+    )
+    return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
+
+
+def frames_like(x: Tensor, g: Tensor) -> Tensor:
+    """A gradient [T, …] in x's dtype and the layout of its frames."""
+    g = g.to(x.dtype)
+    return g if same_layout(g, x) else empty_frames(x).copy_(g)
+
+
+# ---- the operators
+
+
 @torch.library.custom_op(
     f"{NAMESPACE}::fire",
     mutates_args=(),
@@ -29,10 +82,7 @@ Tensors = tuple[Tensor, ...]
     "bool last, bool train) -> Tensor[]",
 )
 def fire_op(x, table, states, scale, shift, dynamics, backend, last, train):
-    """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
-    norm = None if scale is None else (scale, shift)
-    spikes, ends, saved = load_kernels(backend).forward(named(dynamics), x, table, tuple(states), norm, last, train)
-    return [spikes, *ends, *saved]
+    return run_fire(x, table, states, scale, shift, named(dynamics), backend, last, train)
 
 
 @fire_op.register_fake
@@ -48,18 +98,7 @@ def _(x, table, states, scale, shift, dynamics, backend, last, train):
     "Tensor[] g_last, str dynamics, str backend) -> Tensor[]",
 )
 def fire_backward_op(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
-    """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
-    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
-    g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
-    g_c, g_table, g_states, sums = kernels.backward(
-        named(dynamics), x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
-    )
-    if norm is None:
-        return [g_c, *g_states, *(() if table is None else (g_table,))]
-    sum_g, sum_gx = sums
-    zero = torch.zeros_like(scale)
-    g_x = kernels.combine(g_c, x, scale, zero, zero)
-    return [g_x, *g_states, *(() if table is None else (g_table,)), sum_gx.to(scale.dtype), sum_g.to(shift.dtype)]
+    return run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, named(dynamics), backend)
 
 
 @fire_backward_op.register_fake
@@ -69,12 +108,11 @@ def _(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend
 
 
 def _save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    x, table, states, scale, shift, ctx.dynamics, ctx.backend, ctx.last, train = inputs
-    ctx.states = len(states)
+    x, table, states, scale, shift, ctx.dynamics, ctx.backend, last, _ = inputs
+    dynamics = named(ctx.dynamics) if isinstance(ctx.dynamics, str) else ctx.dynamics
+    ctx.states, ctx.first = len(states), 1 + (len(dynamics.states) if last else 0)
     ctx.set_materialize_grads(False)
-    first = 1 + (len(named(ctx.dynamics).states) if ctx.last else 0)
-    ctx.save_for_backward(x, table, scale, shift, *states, *output[first:])
-    ctx.first = first
+    ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.first :])
 
 
 def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
@@ -85,7 +123,8 @@ def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
         g_last = []
     g_last = [empty_state(x).zero_() if g is None else g for g in g_last]
     g_spikes = torch.zeros_like(x) if g_spikes is None else g_spikes
-    out = fire_backward_op(x, table, states, saved, scale, shift, g_spikes, g_last, ctx.dynamics, ctx.backend)
+    backward = chosen(ctx, fire_backward_op, run_fire_backward)
+    out = backward(x, table, states, saved, scale, shift, g_spikes, g_last, ctx.dynamics, ctx.backend)
     g_x, g_states, rest = out[0], out[1 : 1 + ctx.states], out[1 + ctx.states :]
     g_table = None if table is None else rest.pop(0)
     g_scale, g_shift = (None, None) if scale is None else rest
@@ -99,12 +138,7 @@ def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
     "str backend, bool train) -> Tensor[]",
 )
 def norm_fire_op(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
-    """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
-    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
-        named(dynamics), x, weight, bias, table, eps, merged, RANKS.get(ranks), train
-    )
-    n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
-    return [spikes, mean, var, n, *saved]
+    return run_norm_fire(x, weight, bias, table, eps, merged, ranks, named(dynamics), backend, train)
 
 
 @norm_fire_op.register_fake
@@ -122,22 +156,9 @@ def _(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
     "Tensor g_spikes, float eps, str ranks, str dynamics, str backend) -> Tensor[]",
 )
 def norm_fire_backward_op(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
-    """→ gradients of x, weight, bias, and the table, if there is one."""
-    g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
-        named(dynamics),
-        x,
-        weight,
-        bias,
-        mean,
-        var,
-        n,
-        table,
-        tuple(saved),
-        frames_like(x, g_spikes),
-        eps,
-        RANKS.get(ranks),
+    return run_norm_fire_backward(
+        x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, named(dynamics), backend
     )
-    return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
 
 
 @norm_fire_backward_op.register_fake
@@ -148,16 +169,27 @@ def _(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamic
 
 def _save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, weight, bias, table, ctx.eps, _, ctx.ranks, ctx.dynamics, ctx.backend, _ = inputs
-    spikes, mean, var, n, *saved = output
+    _, mean, var, n, *saved = output
     ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
 
 
 def _norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
     x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
+    backward = chosen(ctx, norm_fire_backward_op, run_norm_fire_backward)
     settings = (ctx.eps, ctx.ranks, ctx.dynamics, ctx.backend)
-    out = norm_fire_backward_op(x, weight, bias, mean, var, n, table, saved, grads[0], *settings)
+    out = backward(x, weight, bias, mean, var, n, table, saved, grads[0], *settings)
     g_table = out[3] if len(out) > 3 else None
     return *out[:3], g_table, None, None, None, None, None, None
+
+
+def chosen(ctx: Any, op: Any, run: Any) -> Any:
+    """The operator of a gradient, or what it does without the detour where nobody looks."""
+    if isinstance(ctx.dynamics, str):
+        return op
+    if torch.is_grad_enabled():  # a second derivative is prepared, which the operator refuses when it comes
+        ctx.dynamics = spell(ctx.declared, ctx.dynamics)
+        return op
+    return run
 
 
 def _refuse(ctx: Any, grads: Any) -> None:
@@ -185,10 +217,51 @@ for _op in (fire_op, norm_fire_op, fire_backward_op, norm_fire_backward_op):
     _without_autocast(_op)
 
 
-def frames_like(x: Tensor, g: Tensor) -> Tensor:
-    """A gradient [T, …] in x's dtype and the layout of its frames."""
-    g = g.to(x.dtype)
-    return g if same_layout(g, x) else empty_frames(x).copy_(g)
+# ---- the same without the detour
+
+# An operator of torch.library costs a quarter of a millisecond a call, more than a small layer does. Where nobody looks at
+# operators (no compiler, no fake tensors, no transform) an autograd node does the same directly.
+
+
+class FireNow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, declared, dynamics, backend, last, x, table, scale, shift, *states):
+        inputs = (x, table, states, scale, shift, dynamics, backend, last, any(ctx.needs_input_grad))
+        out = run_fire(*inputs)
+        ctx.declared = declared
+        _save_fire(ctx, inputs, out)
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads):
+        g_x, g_table, g_states, g_scale, g_shift, *_ = _fire_gradients(ctx, list(grads))
+        return None, None, None, None, g_x, g_table, g_scale, g_shift, *g_states
+
+
+class NormFireNow(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, declared, dynamics, backend, eps, merged, ranks, x, weight, bias, table):
+        inputs = (x, weight, bias, table, eps, merged, ranks, dynamics, backend, any(ctx.needs_input_grad))
+        out = run_norm_fire(*inputs)
+        ctx.declared = declared
+        _save_norm_fire(ctx, inputs, out)
+        ctx.mark_non_differentiable(*out[1:])
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads):
+        g_x, g_weight, g_bias, g_table, *_ = _norm_fire_gradients(ctx, list(grads))
+        return None, None, None, None, None, None, g_x, g_weight, g_bias, g_table
+
+
+def is_watched(x: Tensor) -> bool:
+    """Whether somebody looks at operators: a compiler, an export, fake tensors, a functional transform."""
+    return (
+        torch.compiler.is_compiling()
+        or type(x) not in (Tensor, torch.nn.Parameter)
+        or is_in_torch_dispatch_mode()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
@@ -220,8 +293,11 @@ def fire(
     x = prepared(x, dynamics, norm is not None)
     states = tuple(laid_out_like(x[0], state) for state in states)
     scale, shift = norm or (None, None)
-    train = torch.is_grad_enabled()
-    out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
+    if is_watched(x):
+        train = torch.is_grad_enabled()
+        out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
+    else:
+        out = FireNow.apply(name, dynamics, backend, last, x, table, scale, shift, *states)
     return out[0], tuple(out[1 : 1 + len(dynamics.states)]) if last else ()
 
 
@@ -248,9 +324,11 @@ def norm_and_fire(
     Returns:
         spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
     """
-    ranks, train = name_of(sum_over_ranks), torch.is_grad_enabled()
-    x = prepared(x, dynamics, True)
-    spikes, mean, var, n, *_ = norm_fire_op(
-        x, weight, bias, table, eps, merged, ranks, spell(name, dynamics), backend, train
-    )
+    ranks, x = name_of(sum_over_ranks), prepared(x, dynamics, True)
+    if is_watched(x):
+        spelt, train = spell(name, dynamics), torch.is_grad_enabled()
+        out = norm_fire_op(x, weight, bias, table, eps, merged, ranks, spelt, backend, train)
+    else:
+        out = NormFireNow.apply(name, dynamics, backend, eps, merged, ranks, x, weight, bias, table)
+    spikes, mean, var, n, *_ = out
     return spikes, mean, var, n
