@@ -1,8 +1,9 @@
-"""Whether the back end that is timed computes what back end ``torch`` does, on the device that it is timed on."""
+"""Whether the back end that is timed computes what the reference does, on the device that it is timed on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SURROGATES, SpikingNeuron, build_neuron
+from neurons.ops import unrolled
 
 from .layers import random_sequence
 
@@ -17,12 +19,12 @@ TIE = 1e-6  # a membrane potential this close to a step of Θ or of the rectangl
 GRADIENT = 1e-5  # largest error, over the largest gradient
 # behind a batch norm, and in the gradients of weights, long sums are taken in another order: both are wider
 TIE_NORM, GRADIENT_SUMS = 1e-5, 1e-4
-NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None))
+NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None), ("KLIF", None), ("GLIF", None), ("ILIF", None))
 ALPHA = 0.8
 
 
 def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
-    """Compare the fastest back end of the device with ``torch``: spikes and gradients.
+    """Compare the fastest back end of the device with the reference: spikes and gradients.
 
     Elements whose membrane potential comes within a tie at any step are counted, left out of the comparison of
     spikes, and send no gradient back.
@@ -49,7 +51,7 @@ def neuron_row(
 ) -> dict[str, Any]:
     """One neuron over x [T, …]; in half precision against float32 on the same rounded input."""
     x, grad = (random_sequence(shape, dtype, device, seed) for seed in (0, 1))
-    fast, plain = (build(name, v_reset, surrogate, backend, device) for backend in ("auto", "torch"))
+    fast, plain = (build(name, v_reset, surrogate, backend, device, shape[0]) for backend in ("auto", "reference"))
     ties = near_ties(plain, x.float(), TIE)
     grad = grad.masked_fill(ties, 0)
     tolerance = GRADIENT if dtype == torch.float32 else torch.finfo(dtype).eps
@@ -73,7 +75,7 @@ def neuron_row(
 def norm_row(name: str, v_reset: float | None, shape: tuple[int, ...], device: torch.device) -> dict[str, Any]:
     """Batch norm per step and the neuron behind it as one node, against the one after the other."""
     x, grad = (random_sequence(shape, torch.float32, device, seed) for seed in (0, 1))
-    fast, plain = (build(name, v_reset, "rectangle", backend, device) for backend in ("auto", "torch"))
+    fast, plain = (build(name, v_reset, "rectangle", backend, device, shape[0]) for backend in ("auto", "reference"))
     norm = BatchNorm2d(shape[2]).to(device)
     with torch.no_grad():
         ties = near_ties(plain, norm(x), TIE_NORM)
@@ -95,30 +97,29 @@ def norm_row(name: str, v_reset: float | None, shape: tuple[int, ...], device: t
     }
 
 
-def build(name: str, v_reset: float | None, surrogate: str, backend: str, device: torch.device) -> SpikingNeuron:
-    """A neuron with a surrogate of a width that is not 1."""
-    neuron = build_neuron(
-        name, v_reset=v_reset, surrogate=surrogate, alpha=ALPHA, backend=backend, keep_state=False
-    ).to(device)
+def build(
+    name: str, v_reset: float | None, surrogate: str, backend: str, device: torch.device, T: int
+) -> SpikingNeuron:
+    """A neuron with a surrogate of a width that is not 1, of the same weights each time."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        neuron = build_neuron(
+            name, v_reset=v_reset, surrogate=surrogate, alpha=ALPHA, backend=backend, keep_state=False, T=T
+        ).to(device)
     assert isinstance(neuron, SpikingNeuron)
     return neuron
 
 
 @torch.no_grad()
 def near_ties(neuron: SpikingNeuron, current: Tensor, tie: float) -> Tensor:
-    """Which elements […] of input current [T, …] ever bring u within ``tie`` of V_th or of V_th ± α/2."""
-    learned = neuron.learned_gamma()
-    gamma = 1 - 1 / neuron.tau if learned is None else learned
-    rest = neuron.v_reset or 0.0
-    states: Iterable[Tensor] = [torch.full_like(current[0], rest)]
-    if neuron.dynamics().clif:
-        states = [*states, torch.zeros_like(current[0])]
+    """Which elements […] of input current [T, …] ever bring x of Θ(x) within ``tie`` of 0 or of ±α/2."""
     near = torch.zeros_like(current[0], dtype=torch.bool)
-    for c in current:
-        v, *_ = states
-        distance = (rest + gamma * (v - rest) + c - neuron.v_threshold).abs()  # of u before the reset
-        near |= (distance < tie) | ((distance - neuron.alpha / 2).abs() < tie)
-        _, *states = neuron.step(c, *states)
+
+    def spike(x: Tensor) -> Tensor:
+        near.logical_or_((x.abs() < tie) | ((x.abs() - neuron.width / 2).abs() < tie))
+        return (x >= 0).to(x.dtype)
+
+    unrolled(current, neuron.learned_values(), (), replace(neuron.dynamics(), surrogate=spike))
     return near
 
 

@@ -17,10 +17,11 @@ SOURCE = "int answer(void) { return 42; }"
 def cache(tmp_path, monkeypatch):
     """An empty cache of this test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for function in (c_build.folder, c_build.library, c_build.version):
+    kept = (c_build.folder, c_build.library, c_build.version)
+    for function in kept:
         function.cache_clear()
     yield tmp_path / "clif_neurons"
-    for function in (c_build.folder, c_build.library, c_build.version):
+    for function in kept:
         function.cache_clear()
 
 
