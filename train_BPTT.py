@@ -175,7 +175,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
 
     # -- the run's folder: nothing is written before this line
     batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
-    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches)
+    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches, len(train_batches))
     run: RunDir | None = None  # rank 0 alone has one
     if resumed is not None:
         state.restore(resumed, args.resume)

@@ -120,9 +120,18 @@ MUTATIONS = (
     Mutation(
         "resnet: the shortcut carries the block's input, not the first neuron's spikes",
         "models/resnet.py",
-        "self.neuron2, y)))\n        return y + self.shortcut(spike)",
-        "self.neuron2, y)))\n        return y + self.shortcut(x)",
-        "tests/test_golden.py::test_network_matches_golden -k resnet18",
+        "self.relu2, y)))\n        return y + self.shortcut(spike)",
+        "self.relu2, y)))\n        return y + self.shortcut(x)",
+        "tests/test_golden.py::test_network_matches_golden -k resnet18-CLIF",
+    ),
+    Mutation(
+        "resnet: a bottleneck's stride stands in its 3×3 convolution",
+        "models/resnet.py",
+        'Conv2d(in_channels, channels, 1, stride, step_mode="m")\n        self.bn2 = parts.norm(channels)\n'
+        '        self.conv2 = Conv2d(channels, channels, 3, 1, 1, step_mode="m")\n        self.bn3',
+        'Conv2d(in_channels, channels, 1, step_mode="m")\n        self.bn2 = parts.norm(channels)\n'
+        '        self.conv2 = Conv2d(channels, channels, 3, stride, 1, step_mode="m")\n        self.bn3',
+        "tests/test_golden.py::test_network_matches_golden -k resnet50-LIF-T2-m",
     ),
     Mutation(
         "loss: targets are repeated sample by sample, not step by step",
