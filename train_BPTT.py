@@ -41,6 +41,7 @@ from utils.engine import (
 from utils.exit import one_line_errors
 from utils.interrupt import Stopped, Watch, resume_command, watched
 from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.numerics import set_numerics
 from utils.optim import build_optimizer, build_schedule
 from utils.resume import TrainingState, newest_checkpoint
 from utils.run_dir import RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
@@ -50,13 +51,9 @@ from utils.seeding import seed_all
 def read_options() -> Namespace:
     """The command line, checked as far as it can be without data or a network."""
     parser = training_parser(
-        datasets=DATASETS,
-        models=MODELS,
-        neurons=NEURONS,
-        surrogates=SURROGATES,
-        batch_norms=BATCH_NORMS,
-        backends=BACKENDS,
-    )
+        datasets=DATASETS, models=MODELS, neurons=NEURONS,
+        surrogates=SURROGATES, batch_norms=BATCH_NORMS, backends=BACKENDS,
+    )  # fmt: skip
     args = parser.parse_args()
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
@@ -72,6 +69,7 @@ def main(ranks: Ranks) -> None:
         args = read_options()
     device = choose_device(ranks.device_of(args.device))
     ranks.join(device)
+    set_numerics(args.cudnn, tf32=args.tf32)
     last_rows = []
     for seed in args.seed:
         one = Namespace(**{**vars(args), "seed": seed})
