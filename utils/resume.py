@@ -100,8 +100,9 @@ class TrainingState:
             sums = checkpoint.get("sums", NO_SUMS)
             self.epoch, self.step = int(checkpoint["epoch"]) + 1, int(checkpoint.get("step", 0))
             self.sums = {"loss": float(sums["loss"]), "hits": int(sums["hits"]), "samples": int(sums["samples"])}
-            self.best_acc = float(checkpoint.get("best_acc", checkpoint["max_test_acc"]))
-            self.best_test_acc = float(checkpoint["max_test_acc"])
+            percent = 1 if "best_acc" in checkpoint else 100  # the published code keeps a fraction, and no best_acc
+            self.best_test_acc = percent * float(checkpoint["max_test_acc"])
+            self.best_acc = float(checkpoint.get("best_acc", self.best_test_acc))
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
             raise CheckpointError(f"{path} cannot be resumed: it is no training checkpoint of this set-up; "
                                   "-pre_train starts from its weights") from None  # fmt: skip
