@@ -37,6 +37,7 @@ from utils.engine import MemoryFullError, NonFiniteLossError, evaluate, naming_m
 from utils.exit import one_line_errors
 from utils.inference_cli import SAVED, SOFT, inference_parser, read_config, settle
 from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.numerics import set_numerics
 from utils.run_dir import environment
 
 
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         run.trained_with = "PLIF"  # it alone learns a time constant
     out_dir = run.out_dir or run.resume.parent / "inference"
     check_request(run, out_dir)
+    set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
     with naming_memory(run.b, run.T):
@@ -106,8 +108,10 @@ def main(argv: list[str] | None = None) -> None:
 
     trained_with = checkpoint.get("trained_with", run.trained_with)  # a converted network says what it once was
     settings = {"trained_with": trained_with, **{name: getattr(run, name) for name in SAVED}}
+    precision = "TF32" if run.tf32 else "float32"
     print(
-        f"{run.model} trained with {trained_with}, run as {run.neuron}{words_for(run)}, T = {run.T}, {device}, float32"
+        f"{run.model} trained with {trained_with}, run as {run.neuron}{words_for(run)}, "
+        f"T = {run.T}, {device}, {precision}"
     )
     for name in ("dataset", "T"):
         trained = (config or {}).get(name, settings[name])
@@ -123,6 +127,8 @@ def main(argv: list[str] | None = None) -> None:
             "checkpoint": str(run.resume),
             **settings,
             "seed": run.seed,
+            "cudnn": run.cudnn,
+            "tf32": run.tf32,
             "test_samples": len(task.test),
             "split": task.convention,
             "made_with": environment(device),
@@ -165,8 +171,8 @@ def main(argv: list[str] | None = None) -> None:
                 speed = measure_throughput(net, next(test.epoch(0))[0])
             report.write_json(folder / "throughput.json", {**results, **speed.as_dict()})
             print(
-                f"{speed.images_per_second:.1f} images/s in float32: {speed.batch} sequences of {speed.T} steps take "
-                f"{speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
+                f"{speed.images_per_second:.1f} images/s in {precision}: {speed.batch} sequences of {speed.T} steps "
+                f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
                 f"peak memory {speed.peak_memory_gb:.2f} GiB; {speed.device}"
             )
     print(f"results: {out_dir}")

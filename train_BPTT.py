@@ -51,6 +51,7 @@ from utils.engine import (
 from utils.exit import one_line_errors
 from utils.interrupt import Stopped, Watch, resume_command, watched
 from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.numerics import set_numerics
 from utils.optim import build_optimizer, build_schedule
 from utils.resume import TrainingState, newest_checkpoint
 from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
@@ -83,6 +84,7 @@ def main(ranks: Ranks) -> None:
         args = read_options()
     device = choose_device(ranks.device_of(args.device))
     ranks.join(device)
+    set_numerics(args.cudnn, tf32=args.tf32)
     last_rows = []
     for seed in args.seed:
         one = Namespace(**{**vars(args), "seed": seed})

@@ -197,7 +197,7 @@ def _cifar(name: str, source: type[CIFAR10], mean: Constants, std: Constants, op
 
 
 def cifar10(options: DataOptions) -> Task:
-    """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the paper's *."""
+    """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the rows marked *."""
     return _cifar("cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), options)
 
 

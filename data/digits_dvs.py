@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .digits import digit_split, load_digit_images
+from .event_augment import roll_rotate_or_shear
 from .events import Events, integrate
-from .frames import neuromorphic_augmentation
 from .task import DataOptions, Split, Task
 
 SIZE = 32  # H = W of the simulated sensor
@@ -38,7 +38,7 @@ def digits_dvs(options: DataOptions) -> Task:
         return frames[index].float()
 
     train, test = digit_split(labels)
-    augment = neuromorphic_augmentation(flip=False) if options.cutupmix_auto else torch.nn.Identity()
+    augment = roll_rotate_or_shear() if options.cutupmix_auto else torch.nn.Identity()
     return Task(
         name="digits_dvs",
         classes=tuple(str(digit) for digit in range(10)),

@@ -50,7 +50,6 @@ def tiny_imagenet(options: DataOptions) -> Task:
             seed=options.seed,
         ),
         test=Split(partial(decode, test_files), test_labels, v2.Compose(to_input), seed=options.seed),
-        drop_last=options.cutupmix_auto,
         convention=convention,
     )
 

@@ -98,7 +98,7 @@ def markdown(recipe: Recipe, rows: Sequence[Row], pictures: Sequence[str]) -> st
         [
             row.label,
             *([row.quantity] if several else []),
-            number(row.paper),
+            "–" if row.paper is None else str(row.paper),  # the paper's own digits
             number(row.best, row.best_std),
             number(row.last, row.last_std),
             "–" if row.difference is None else f"{row.difference:+.2f}",
@@ -123,7 +123,7 @@ def markdown(recipe: Recipe, rows: Sequence[Row], pictures: Sequence[str]) -> st
     ]
     if recipe.quoted:
         lines += ["Quoted by the paper from others, not run here:\n"]
-        lines += [markdown_table(["", "accuracy (%)"], [[k, f"{v:.2f}"] for k, v in recipe.quoted.items()])]
+        lines += [markdown_table(["", "accuracy (%)"], [[k, str(v)] for k, v in recipe.quoted.items()])]
     lines += [f"![{recipe.title}]({name})\n" for name in pictures if name.endswith(".png")]
     return "\n".join(lines)
 
@@ -180,7 +180,7 @@ def show(recipe: Recipe) -> str:
     lines = [f"{recipe.name}: {recipe.title}", "", recipe.about, "", f"seeds: {', '.join(map(str, recipe.seeds))}", ""]
     for run in recipe.runs:
         lines += [f"{run.id}: {run.label}"]
-        paper = ", ".join(f"{name} {'not printed' if v is None else f'{v:g}'}" for name, v in run.paper.items())
+        paper = ", ".join(f"{name} {'not printed' if v is None else v}" for name, v in run.paper.items())
         lines += [f"    paper:   {paper}"]
         if run.command is None:
             lines += [f"    NOT COVERED: {run.not_covered}", ""]
@@ -191,7 +191,5 @@ def show(recipe: Recipe) -> str:
         else:
             takes = f"{run.expected['hours']:g} hours, {run.expected['memory_gb']:g} GB on {run.expected['device']}"
         lines += [f"    takes:   {takes}", ""]
-    lines += (
-        [f"quoted from others: {', '.join(f'{k} {v:g}' for k, v in recipe.quoted.items())}"] if recipe.quoted else []
-    )
+    lines += [f"quoted from others: {', '.join(f'{k} {v}' for k, v in recipe.quoted.items())}"] if recipe.quoted else []
     return "\n".join(lines)

@@ -59,8 +59,22 @@ class Keys:
         return value
 
 
+class Printed(float):
+    """A number with decimals that keeps the digits it was written with: ``str`` of 78.00 is ``"78.00"``."""
+
+    text: str
+
+    def __new__(cls, value: float, text: str = ""):
+        printed = super().__new__(cls, value)
+        printed.text = text
+        return printed
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class StrictLoader(yaml.SafeLoader):
-    """YAML without tags that make objects, and without a key that stands twice."""
+    """YAML without tags that make objects, and without a key that stands twice; numbers keep their digits."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -68,6 +82,13 @@ class StrictLoader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_float(self, node):
+        value = super().construct_yaml_float(node)
+        return Printed(value, node.value) if value == value and abs(value) < float("inf") else value
+
+
+StrictLoader.add_constructor("tag:yaml.org,2002:float", StrictLoader.construct_yaml_float)
 
 
 def fail(path: Path, key: str, reason: str) -> NoReturn:

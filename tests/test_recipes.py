@@ -1,5 +1,6 @@
 """Recipes: the paper's numbers, commands that the scripts accept, and everything that a recipe may get wrong."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import yaml
 from reproduction.commands import CommandError, read_command
 from reproduction.figures import add
 from reproduction.recipe import RECIPES, load_recipes
-from reproduction.report import rows_of
+from reproduction.report import markdown, rows_of
 from reproduction.results import Outcome, Results
 from reproduction.smoke import cases_of
 from reproduction.strict import RecipeError
+from tests.helpers import ROOT
 
 COVERED = {
     *("table1", "table2", "table3", "table6", "table7", "table8"),
@@ -30,6 +32,7 @@ COVERED = {
     ),
 }
 
+PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
 # as the paper prints them
 TABLE_1 = """
 cifar10   95.62 94.89 95.41 95.68 96.65 96.01 96.45 96.69
@@ -66,11 +69,12 @@ def recipes():
 
 
 def numbers(text):
-    return [float(word) for word in re.findall(r"(?<![\w.])\d+\.?\d*(?!\w)", text)]
+    """The numbers of a table, to the digit."""
+    return re.findall(r"(?<![\w.])\d+\.?\d*(?!\w)", text)
 
 
 def printed(recipe, *quantities):
-    return [run.paper[name] for run in recipe.runs for name in quantities if name in run.paper]
+    return [str(run.paper[name]) for run in recipe.runs for name in quantities if name in run.paper]
 
 
 def test_every_table_and_figure_has_a_recipe(recipes):
@@ -99,8 +103,39 @@ def test_numbers_of_the_tables(recipes):
     assert printed(recipes["table2"], "accuracy") == numbers(TABLE_2)
     assert printed(recipes["table3"], "accuracy") == numbers(TABLE_3)
     assert printed(recipes["table6"], "params (M)", "ACs (M)", "MACs (M)", "energy (µJ)") == numbers(TABLE_6)
-    assert [round(value, 4) for value in printed(recipes["table7"], "total_mJ")] == numbers(TABLE_7_TOTALS)
+    assert printed(recipes["table7"], "total_mJ") == numbers(TABLE_7_TOTALS)
     assert printed(recipes["table8"], *SWEEP) == numbers(TABLE_8)
+
+
+def test_table_7_has_every_part_with_its_four_decimals(recipes):
+    golden = json.loads((Path(__file__).parent / "golden" / "paper_energy.json").read_text())
+    networks = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny": "tinyimagenet", "dvscifar": "dvscifar",
+                "dvsgesture": "dvsgesture"}  # fmt: skip
+    kinds = {"relu": "relu", "lif": "LIF", "clif": "CLIF"}
+    for run in recipes["table7"].runs:
+        network, kind = run.id.split("-")
+        parts = golden[networks[network]]["table7"][kinds[kind]]
+        assert {name: str(value) for name, value in run.paper.items()} == {name: f"{parts[name]:.4f}" for name in PARTS}
+
+
+def test_reports_print_the_papers_own_digits(recipes):
+    rows = rows_of(recipes["table7"], {run.id: Outcome() for run in recipes["table7"].runs})
+    text = markdown(recipes["table7"], rows, [])
+    assert "| CIFAR-10, ResNet-18, CLIF | total_mJ | 64.8293 |" in text
+    rows = rows_of(recipes["table1"], {run.id: Outcome() for run in recipes["table1"].runs})
+    text = markdown(recipes["table1"], rows, [])
+    assert "| 77.00 |" in text
+    assert "| CIFAR-10: Dspike, T = 6 | 93.50 |" in text
+
+
+def test_papers_values_in_documents_have_its_digits(recipes):
+    """A number of Table 7 that a document shows with fewer decimals is not the paper's."""
+    totals = numbers(TABLE_7_TOTALS)
+    shortened = {f"{float(total):.{digits}f}" for total in totals for digits in (1, 2, 3)}
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*.md")):
+        words = set(re.findall(r"(?<![\w.,])\d+\.\d+(?![\w.])", document.read_text()))
+        short = {word for word in words & shortened if len(word) > 4}  # 8.6 may be anything
+        assert not short, f"{document.name} prints {short}"
 
 
 def test_table_3_runs_what_it_prints(recipes):
@@ -123,7 +158,9 @@ def test_labels_say_what_is_run(recipes):
             )
             depth = re.search(r"\bk = (\d+)", label)
             assert settings["bptt_k"] == (int(depth[1]) if depth else None), label
-            assert settings["cutupmix_auto"] == ("augmented" in label or settings["dataset"] == "tiny_imagenet"), label
+            stars = settings["dataset"].startswith("cifar") and "augmented" in label
+            assert settings["cutupmix_auto"] == (stars or settings["dataset"] == "tiny_imagenet"), label
+            assert (settings["dataset"] == "DVSCIFAR10-pt") == (settings["model"] == "vggsnn"), label
 
 
 def test_the_transformer_is_listed_and_not_covered(recipes):

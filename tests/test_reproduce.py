@@ -105,7 +105,7 @@ def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
     assert main("report", "small", "--out", "report") == 0
     lines = capfd.readouterr().out.splitlines()
     course = results.course(runs["small/lif"], 1)
-    assert any(line.startswith(f"| LIF, T = 2 | accuracy | 20.50 | {course.best:.2f} | {course.last:.2f} | "
+    assert any(line.startswith(f"| LIF, T = 2 | accuracy | 20.5 | {course.best:.2f} | {course.last:.2f} | "
                f"{course.last - 20.5:+.2f} | 1 |") and line.endswith("| done |") for line in lines)  # fmt: skip
     account = json.loads((results.made(runs["small/lif-profile"], 1) / "account.json").read_text())
     (rate, *_) = (
@@ -203,7 +203,7 @@ def test_report_of_several_seeds(table, capsys):
     assert row["status"] == ""
     text = capsys.readouterr().out
     assert (
-        "| LIF, T = 2 | accuracy | 20.50 | 30.00 ± 0.00 | 22.00 ± 2.00 | +1.50 | 1, 2, 3 | 1 | abacus | done |" in text
+        "| LIF, T = 2 | accuracy | 20.5 | 30.00 ± 0.00 | 22.00 ± 2.00 | +1.50 | 1, 2, 3 | 1 | abacus | done |" in text
     )
     main("report", "small", "--seeds", "1", "2", "3", "4")
     assert reported()["status"] == "3 of 4 seeds"
@@ -294,8 +294,8 @@ def test_no_run_at_all(small, capsys):
     assert main("report") == 0
     text = capsys.readouterr().out
     assert "Nothing of this has been run here: the paper's side alone." in text
-    assert "| LIF, T = 2 | accuracy | 20.50 | – | – | – | – | – | – | not run |" in text
-    assert "| others | 90.50 |" in text
+    assert "| LIF, T = 2 | accuracy | 20.5 | – | – | – | – | – | – | not run |" in text
+    assert "| others | 90.5 |" in text
     assert "small.png" in text  # the paper's values alone
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli import OneLineParser, UsageError, number, one_of
+from .numerics import CUDNN
 
 SOFT = "soft"
 # what a run is evaluated with unless an option, the checkpoint or its config.json says otherwise
@@ -29,6 +30,8 @@ DEFAULTS: dict[str, Any] = {
     "no_download": False,
     "val_split": 0.0,
     "train_fraction": 1.0,
+    "cudnn": "deterministic",
+    "tf32": False,
 }
 # what a LIF checkpoint carries, so that it needs no config.json
 SAVED = (
@@ -68,6 +71,8 @@ def inference_parser(
     add("-tau", type=number(float, above=1), help="membrane time constant, in steps")
     add("-bn", type=one_of("batch norm", batch_norms), help="batch norm: per_step, or merged over T")
     add("-device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is there)")
+    add("-cudnn", type=one_of("cuDNN setting", CUDNN), help="deterministic, or benchmark: the fastest algorithms")
+    add("-tf32", action="store_true", default=None, help="round the factors of float32 products to TF32 on CUDA")
 
     add = parser.add_argument_group("data").add_argument
     add("-dataset", type=one_of("data set", datasets), help=f"one of {', '.join(datasets)}")
