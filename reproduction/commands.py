@@ -134,6 +134,7 @@ def parse_with(program: str) -> Callable[[], Namespace]:
             models=inference.MODELS,
             neurons=inference.NEURONS,
             batch_norms=inference.BATCH_NORMS,
+            statistics=inference.STATISTICS,
         ).parse_args
     return importlib.import_module(program).read_options
 

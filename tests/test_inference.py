@@ -124,12 +124,12 @@ def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, inf
 
 def test_the_slice_is_of_what_was_trained_on(run):
     namespace = runpy.run_path(str(SCRIPT))
-    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[]).parse_args(
+    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[], statistics=[]).parse_args(
         ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
     )
     task = build_dataset("digits", T=2)
     trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
-    drawn = namespace["training_slice"](task, parser_args)
+    drawn = namespace["training_slice"](task, parser_args, 100, "calibrate_samples")
     assert 90 <= len(drawn) <= 110
     assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
     assert drawn.labels.bincount().min() >= 5
