@@ -1,7 +1,7 @@
 """Batch norm's running statistics when a trained network is run: shared by all steps, of each step, or taken again.
 
-Training normalises each step by its own statistics. Evaluation as published normalises all steps by one shared set; with
-running statistics of each step it does as training does. So every accuracy is shown with both, where there are both.
+Training normalises each step by its own statistics. Evaluation as published normalises all steps by one shared set;
+with running statistics of each step it does as training does. Every accuracy is shown with both, where there are both.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def words_of(name: str, results: Mapping[str, Any]) -> str:
 def note_on_length(net: nn.Module, T: int) -> str:
     """What must be said of a sequence that is longer than those of which there are statistics; else nothing."""
     known = steps_known(net)
-    if not known or T <= known:
+    if not known or known >= T:
         return ""
     return (
         f"note: batch norm has statistics of {known} steps, and T is {T}: with statistics of each step, the last one's "

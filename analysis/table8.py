@@ -102,8 +102,8 @@ def markdown(rows: Mapping[str, Row]) -> str:
     )
     if any(label.endswith(OF_STEPS) for label in rows):
         note += (
-            " Batch norm in evaluation: one set of running statistics shared by all steps, as in the paper, or, where it "
-            "says so, those of each step."
+            " Batch norm in evaluation: one set of running statistics shared by all steps, as in the paper, or, where "
+            "it says so, those of each step."
         )
     return f"{markdown_table(['', *columns], cells)}\n{note}\n\n" + "".join(f"- {line}\n" for line in findings(rows))
 

@@ -85,8 +85,9 @@ def inference_parser(
     add("-seed", type=number(int, least=0), help="seed of the slices that -calibrate and -recalibrate_bn draw")
 
     add = parser.add_argument_group("what to do besides evaluating").add_argument
-    add("-recalibrate_bn", type=positive, nargs="?", const=WHOLE, metavar="SAMPLES", help="first of all, take both kinds "
-        "of running statistics again over the training set, or so many samples of it, as the test set is seen")  # fmt: skip
+    add("-recalibrate_bn", type=positive, nargs="?", const=WHOLE, metavar="SAMPLES", help="first of all, take both "
+        "kinds of running statistics again over the training set as the test set is seen, or over so many samples of "
+        "it")  # fmt: skip
     add("-save_bn", type=Path, help="write the checkpoint with the statistics of -recalibrate_bn, and its settings")
     add("-sweep", action="store_true", help="a row of Table 8: run as LIF with each reset value")
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
