@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from models import SpikingNetwork
+from models.batch_norm import BatchNorm2d
 from neurons import LIF, PLIF, SpikingNeuron
 
 from .nir_nodes import GraphBuilder, NotInNIRError
@@ -63,7 +64,7 @@ def to_nir(net: SpikingNetwork, input_shape: tuple[int, int, int], dt: float = D
         NotInNIRError: naming the first layer that NIR cannot express.
     """
     for name, module in net.named_modules():
-        _refuse_neuron(name, module)
+        _refuse(name, module)
     was_training, mode = net.training, net.step_mode
     weight = next(net.parameters())
     try:
@@ -88,7 +89,12 @@ def write_nir(graph: nir.NIRGraph, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _refuse_neuron(name: str, module: nn.Module) -> None:
+def _refuse(name: str, module: nn.Module) -> None:
+    if isinstance(module, BatchNorm2d) and module.statistics == "per_step":
+        raise NotInNIRError(
+            f"layer {name}: NIR has one set of weights for all steps, and no batch norm with statistics of each; "
+            "use the shared ones"
+        )
     if isinstance(module, SpikingNeuron) and not isinstance(module, LIF | PLIF):
         kind = type(module).__name__
         raise NotInNIRError(f"layer {name}: NIR has no {kind} neuron; run the network as LIF with a hard reset")

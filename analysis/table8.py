@@ -19,11 +19,13 @@ from matplotlib.figure import Figure
 
 from utils.cli import OneLineParser, UsageError
 from utils.exit import one_line_errors
+from utils.run_dir import COLUMN
 
 from .report import STYLES, markdown_table, write_json, written_aside
 
 AS_TRAINED = "as trained"
 CALIBRATED = ("calibrated, one value", "calibrated, per layer")
+OF_STEPS = ", statistics of each step"  # ends the label of a network that batch norm runs with those
 TIE = 0.005  # points: the table has two decimals
 Row = Mapping[str, Sequence[float]]
 """Column → test accuracy (%) of each seed."""
@@ -36,13 +38,14 @@ def reset_name(v_reset: float | None) -> str:
     return f"{v_reset:.2f}" if v_reset and round(v_reset, 2) == v_reset else f"{v_reset:g}"
 
 
-def columns_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """One sweep's test accuracies (%) by column."""
-    columns = {AS_TRAINED: result["test"]["acc"]}
-    columns |= {reset_name(trial["v_reset"]): trial["acc"] for trial in result["fixed"]}
+def columns_of(result: Mapping[str, Any], statistics: str = "shared") -> dict[str, float]:
+    """One sweep's test accuracies (%) by column, evaluated with these running statistics of batch norm."""
+    end = COLUMN[statistics]
+    columns = {AS_TRAINED: result[f"test{end}"]["acc"]}
+    columns |= {reset_name(trial["v_reset"]): trial[f"acc{end}"] for trial in result["fixed"]}
     if result["calibrated"]:
         for column, key in zip(CALIBRATED, ("one_value", "per_layer"), strict=True):
-            columns[column] = result["calibrated"][key]["test"]["acc"]
+            columns[column] = result["calibrated"][key][f"test{end}"]["acc"]
     return columns
 
 
@@ -51,14 +54,19 @@ def label_of(result: Mapping[str, Any]) -> str:
 
 
 def rows_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """Label → column → accuracy of each seed.
+    """Label → column → accuracy of each seed; two rows for networks that were run with both kinds of statistics.
 
     Raises:
         ValueError: if sweeps of one row do not have the same columns.
     """
     rows: dict[str, dict[str, list[float]]] = {}
-    for result in results:
-        label, columns = label_of(result), columns_of(result)
+    evaluated = [
+        (label_of(result) + (OF_STEPS if end else ""), columns_of(result, statistics))
+        for result in results
+        for statistics, end in COLUMN.items()
+        if f"test{end}" in result
+    ]
+    for label, columns in evaluated:
         row = rows.setdefault(label, {column: [] for column in columns})
         if row.keys() != columns.keys():
             raise ValueError(f"{label}: one sweep has {', '.join(row)}, another {', '.join(columns)}")
@@ -92,6 +100,11 @@ def markdown(rows: Mapping[str, Row]) -> str:
         "best fixed value, which is chosen on the test set, as in the paper. Calibrated values are chosen on training "
         "data only."
     )
+    if any(label.endswith(OF_STEPS) for label in rows):
+        note += (
+            " Batch norm in evaluation: one set of running statistics shared by all steps, as in the paper, or, where "
+            "it says so, those of each step."
+        )
     return f"{markdown_table(['', *columns], cells)}\n{note}\n\n" + "".join(f"- {line}\n" for line in findings(rows))
 
 
@@ -136,25 +149,31 @@ def as_csv(rows: Mapping[str, Row]) -> str:
 def plot(rows: Mapping[str, Row], path: Path) -> None:
     """Accuracy by reset value, a line per network with ± one standard deviation; dashed: as trained.
 
+    Hollow and dotted: the same network with batch norm's statistics of each step.
+
     Raises:
         ValueError: if there are more networks than styles.
     """
-    if len(rows) > len(STYLES):
-        raise ValueError(f"a picture tells {len(STYLES)} networks apart, not {len(rows)}")
+    networks = list(dict.fromkeys(label.removesuffix(OF_STEPS) for label in rows))
+    if len(networks) > len(STYLES):
+        raise ValueError(f"a picture tells {len(STYLES)} networks apart, not {len(networks)}")
     figure = Figure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
     columns = [c for c in dict.fromkeys(column for row in rows.values() for column in row) if c != AS_TRAINED]
     dark_first = [*STYLES[2:], *STYLES[:2]]
-    for (label, row), (colour, _, marker) in zip(rows.items(), dark_first, strict=False):
+    for label, row in rows.items():
+        colour, _, marker = dark_first[networks.index(label.removesuffix(OF_STEPS))]
+        of_steps = label.endswith(OF_STEPS)
         fixed = [c for c in columns if c in row and c not in CALIBRATED]
         calibrated = [c for c in columns if c in row and c in CALIBRATED]
-        for part, line, name in ((fixed, "-", label), (calibrated, "none", None)):
+        for part, line, name in ((fixed, ":" if of_steps else "-", label), (calibrated, "none", None)):
             means = [mean(row[c]) for c in part]
             deviations = [stdev(row[c]) if len(row[c]) > 1 else 0.0 for c in part]
             places = [columns.index(c) for c in part]
             axes.errorbar(places, means, deviations, linestyle=line, label=name, color=colour, marker=marker,
-                          markeredgecolor="black", capsize=3)  # fmt: skip
-        axes.axhline(mean(row[AS_TRAINED]), color=colour, linestyle="--", linewidth=1)
+                          markeredgecolor=colour if of_steps else "black", capsize=3,
+                          markerfacecolor="white" if of_steps else colour)  # fmt: skip
+        axes.axhline(mean(row[AS_TRAINED]), color=colour, linestyle=(0, (1, 3)) if of_steps else "--", linewidth=1)
     axes.set_xticks(range(len(columns)), [c.replace(", ", ",\n") for c in columns], fontsize=9)
     axes.set_xlabel("LIF's reset: soft, or hard to this value (dashed: the network as it was trained)")
     axes.set_ylabel("test accuracy (%)")

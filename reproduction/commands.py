@@ -28,7 +28,10 @@ RUNNERS = {
     TRAIN: {"data_dir", "seed", "out_dir", "name", "resume", "no_download", "device", "j"},
     INFER: {"data_dir", "out_dir", "no_download", "device", "j"},
 }
-MODULES = ("analysis.neuron_figures", "analysis.gradient_flow")
+GAP = "analysis.evaluation_gap"
+MODULES = ("analysis.neuron_figures", "analysis.gradient_flow", GAP)
+# what a program does not start without
+REQUIRED: dict[str, list[str]] = {TRAIN: [], INFER: ["-resume", OF], GAP: ["-resume", OF, "-out_dir", OF]}
 
 
 class CommandError(Exception):
@@ -100,8 +103,8 @@ def read_command(text: str) -> Command:
         name = option.split("=")[0].lstrip("-")
         if option.startswith("-") and name in RUNNERS.get(program, {"out_dir"}):
             raise CommandError(f"gives -{name}, which is for reproduce.py and its user to say, not for a recipe")
-    required = {TRAIN: [], INFER: ["-resume", OF]}.get(program, ["-out_dir", OF])
-    settings = parsed(program, options if program.endswith(".py") else [*options, *required])
+    required = REQUIRED.get(program, ["-out_dir", OF])
+    settings = parsed(program, options if program.endswith(".py") else [*required, *options])
     defaults = parsed(program, required)
     given = {name: value for name, value in settings.items() if value != defaults[name]}
     if program == INFER and not str(settings["resume"]).startswith(OF):
@@ -134,6 +137,7 @@ def parse_with(program: str) -> Callable[[], Namespace]:
             models=inference.MODELS,
             neurons=inference.NEURONS,
             batch_norms=inference.BATCH_NORMS,
+            statistics=inference.STATISTICS,
         ).parse_args
     return importlib.import_module(program).read_options
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis import paper_figures
+from analysis import gap_figure, paper_figures
 from analysis.paper_figures import Line, Panel
 from utils.cli import exchange_of
 
+from .commands import GAP
 from .recipe import ACCURACY, FigureSpec, Recipe, Run
 from .results import Outcome, Results
 
@@ -38,6 +40,13 @@ def draw(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, fold
     spec = recipe.figure
     if spec is None:
         return []
+    path, accuracy = folder / recipe.name, f"test accuracy (%), {recipe.value} epoch"
+    pictures = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    if spec.kind == "gap":
+        networks = networks_of(recipe, outcomes)
+        if networks:
+            gap_figure.draw(networks, path)
+        return pictures if networks else []
     panels: Panels = {}
     for run in recipe.runs:
         if run.command is not None and run.command.trains == (spec.kind != "rates"):
@@ -49,7 +58,6 @@ def draw(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, fold
     shown = [panel for panel in shown if panel.lines]
     if not shown:
         return []
-    path, accuracy = folder / recipe.name, f"test accuracy (%), {recipe.value} epoch"
     if spec.kind == "lines":
         paper_figures.draw_lines(
             shown, path, x_label=AXES.get(spec.x, spec.x), y_label=accuracy, powers_of_two=spec.x == "T"
@@ -68,7 +76,18 @@ def draw(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, fold
         paper_figures.draw_curves(shown, path, y_label=LOSSES[spec.quantity])
     else:
         paper_figures.draw_rates(shown, path)
-    return [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    return pictures
+
+
+def networks_of(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """What :mod:`analysis.evaluation_gap` measured of a recipe's runs, of the first seed of each."""
+    measured = [run for run in recipe.runs if run.command is not None and run.command.program == GAP]
+    folders = [outcomes[run.id].folders[0] for run in measured if outcomes[run.id].folders]
+    return [
+        network
+        for folder in folders
+        for network in json.loads((folder / "evaluation_gap.json").read_text())["networks"]
+    ]
 
 
 def settings_of(run: Run, results: Results) -> Mapping[str, Any]:

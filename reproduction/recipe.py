@@ -15,7 +15,7 @@ RECIPES = ROOT / "recipes"
 ACCURACY = "accuracy"
 VALUES = ("best", "last")
 NOT_MEASURED = "not measured"
-FIGURES = {"lines", "heat", "bars", "curves", "rates"}
+FIGURES = {"lines", "heat", "bars", "curves", "rates", "gap"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FigureSpec:
     """How a recipe's figure is drawn (see :mod:`reproduction.figures`).
 
     Args:
-        kind: lines, heat, bars, curves or rates.
+        kind: lines, heat, bars, curves, rates or gap (what ``analysis.evaluation_gap`` measured).
         x, line, panel: settings of the runs that tell them apart; panel may be missing.
         quantity: what curves show: train_loss or test_loss.
     """

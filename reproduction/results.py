@@ -14,13 +14,22 @@ from typing import Any
 from analysis.table8 import columns_of
 from utils.run_dir import naming_disk
 
-from .commands import INFER, ROOT, Command
+from .commands import GAP, INFER, ROOT, Command
 from .course import Course, read_course
 from .recipe import ACCURACY, Run
 
 EVIDENCE = ROOT / "results" / "evidence"
 DONE = "done.json"  # the last file of a run that trains nothing
-KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "sweep.json", "account.json", "neurons.json", DONE)
+KEPT = (
+    "config.json",
+    "metrics.jsonl",
+    "evaluation.json",
+    "sweep.json",
+    "account.json",
+    "neurons.json",
+    "evaluation_gap.json",
+    DONE,
+)
 ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
 
 
@@ -176,7 +185,10 @@ def seeds_left(done: int, wanted: int) -> list[str]:
 
 
 def measured(folder: Path, command: Command) -> dict[str, float]:
-    """What a run of inference.py measured, by quantity."""
+    """What a run that trains nothing measured, by quantity."""
+    if command.program == GAP:
+        (network,) = json.loads((folder / "evaluation_gap.json").read_text())["networks"]
+        return {f"{part}, {way}": acc for part, ways in network["accuracy"].items() for way, acc in ways.items()}
     if command.program != INFER:
         path = folder / "neurons.json"
         rates = json.loads(path.read_text())["firing_rate"] if path.is_file() else {}
