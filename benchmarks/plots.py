@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from .cases import FLAT_FROM
 from .layers import FORWARD_BACKWARD, growth_name
-from .report import number
+from .tables import number
 
 Result = dict[str, Any]
 OURS, RIVAL, BOUND = ("#0B4F7D", ""), ("#E69F00", "//"), ("#DDDDDD", "..")

@@ -10,9 +10,9 @@ from torch import Tensor
 from neurons import build_neuron
 
 from .chain import snn5, snn5_noAP, vggsnn
-from .exchange import exchange_neurons
 from .layers import BATCH_NORMS, BatchNorm2d, Parts, SpikingNetwork, synchronise
 from .mlp import SpikingMLP
+from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
@@ -21,8 +21,10 @@ __all__ = [
     "MODELS",
     "NETWORK_OPTIONS",
     "SpikingNetwork",
+    "build_like",
     "build_model",
     "exchange_neurons",
+    "replace_neurons",
     "synchronise",
 ]
 

@@ -175,14 +175,14 @@ MUTATIONS = (
     ),
     Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "1 / w.double().sigmoid().item()",
         "1 / (1 - w.double().sigmoid().item())",
         "tests/test_conversion.py::test_plif_keeps_what_it_has_learned",
     ),
     Mutation(
         "conversion: every layer's reset is soft",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "v_reset=resets[name],",
         "v_reset=None,",
         "tests/test_conversion.py::test_one_value_is_the_same_value_for_each_layer "
@@ -190,7 +190,7 @@ MUTATIONS = (
     ),
     Mutation(
         "nir: a neuron's time constant is not in seconds",
-        "analysis/nir_nodes.py",
+        "deploy/nir_nodes.py",
         '"tau": tau * self.dt,',
         '"tau": tau,',
         "tests/test_nir.py::test_plif_with_a_hard_reset_is_expressible",

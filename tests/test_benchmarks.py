@@ -18,7 +18,7 @@ from benchmarks.cases import GROUPS, Case, Scale, growth_verdict, run_case
 from benchmarks.layers import growth_name, neuron_makers, onm_makers
 from benchmarks.networks import leave_alone, step_makers, use_spikingjelly
 from benchmarks.parity import compare, near_ties
-from benchmarks.report import busy_markdown, case_markdown, parity_markdown
+from benchmarks.tables import busy_markdown, case_markdown, parity_markdown
 from benchmarks.timing import Contender, flatness, measure, peak_memory_mib, summarise
 from models import build_model
 from neurons import SpikingNeuron, build_neuron
