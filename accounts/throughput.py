@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.device import wait_for
 from utils.run_dir import peak_memory_gb
 
 WARM_UP_RUNS = 3  # kernels are chosen and memory is allocated in the first ones
@@ -74,11 +75,3 @@ def measure_throughput(net: nn.Module, x_seq: Tensor, seconds: float = SECONDS) 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     rate = len(latencies) * N / sum(latencies)
     return Throughput(name, N, T, len(latencies), rate, 1e3 * median, 1e3 * p95, peak_memory_gb(device))
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

@@ -103,10 +103,11 @@ def parity_markdown(parity: dict[str, Any]) -> str:
     bad = [row for row in rows if not row["ok"]]
     if bad:
         names = ", ".join(f"{row['neuron']} {row['surrogate']} {row['shape']} {row['dtype']}" for row in bad)
-        return f"**PARITY FAILED**: back end `{parity['backend']}` differs from `torch` for {names}.\n"
+        return f"**PARITY FAILED**: back end `{parity['backend']}` differs from the steps under autograd for {names}.\n"
     exact = [row for row in rows if row["dtype"] == "float32" and not row["behind a norm"]]
     return (
-        f"Parity: back end `{parity['backend']}` makes the spikes of `torch` in {len(rows)} comparisons "
+        f"Parity: back end `{parity['backend']}` makes the spikes of the steps under autograd in {len(rows)} "
+        f"comparisons "
         f"({sum(row['ties'] for row in rows)} of {sum(row['elements'] for row in rows)} elements at a tie left out); "
         f"largest error of a float32 gradient {max(row['gradient_error'] for row in exact):.1e} of the largest one.\n"
     )

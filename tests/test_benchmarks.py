@@ -339,7 +339,9 @@ def test_parity_sees_a_wrong_spike_gradient_or_weight():
         assert not compare(found, right, ties, 1e-5)["ok"]
     row = {"neuron": "CLIF", "surrogate": "rectangle", "shape": [6, 5], "dtype": "float32", "ok": False}
     failed = parity_markdown({"ok": False, "backend": "triton", "rows": [row]})
-    assert failed.startswith("**PARITY FAILED**: back end `triton` differs from `torch` for CLIF rectangle")
+    assert failed.startswith(
+        "**PARITY FAILED**: back end `triton` differs from the steps under autograd for CLIF rectangle"
+    )
 
 
 def test_a_busy_machine_is_named():
