@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "results", "build", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "build", "*.egg-info")
 RED = 1  # pytest's exit code where tests failed; others say that they could not be run
 TIMEOUT = 300  # seconds
 
