@@ -82,7 +82,8 @@ class Command:
         Args:
             of: the stems of the training runs that it reads.
         """
-        digest = hashlib.sha256(json.dumps([self.program, self.given, *of], sort_keys=True).encode()).hexdigest()[:8]
+        identity = json.dumps([self.program, self.given, " ".join(of)], sort_keys=True)
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         if self.trains:
             shown = [str(self.settings[name]) for name in ("dataset", "model", "neuron")] + [f"T{self.settings['T']}"]
         else:

@@ -67,13 +67,16 @@ def key_of(folder: Path) -> tuple[str, tuple[str, ...], int] | None:
         if "of" in about:  # the runner says it
             of = tuple(identity(TRAIN, each["settings"]) for each in about["of"])
             return identity(about["program"], about["settings"]), of, about["seed"]
-        return key_of_command(shlex.split(about["command"]))
+        return key_of_command(shlex.split(about["command"]), folder.parent)
     except (OSError, ValueError, TypeError, KeyError, CommandError):
         return None
 
 
-def key_of_command(words: list[str]) -> tuple[str, tuple[str, ...], int]:
-    """The same, from the command of a run of inference.py, and from the config.json beside its checkpoint.
+def key_of_command(words: list[str], runs_dir: Path) -> tuple[str, tuple[str, ...], int]:
+    """The same, from the command of a run of inference.py, and from the config.json of its training run.
+
+    Args:
+        runs_dir: where the training run stands, as the runner has it.
 
     Raises:
         OSError, ValueError, KeyError, CommandError: if it cannot be told.
@@ -82,7 +85,7 @@ def key_of_command(words: list[str]) -> tuple[str, tuple[str, ...], int]:
     kept = [word for word, before in zip(words, ["", *words], strict=False) if not {word, before} & runners]
     checkpoint = Path(kept[kept.index("-resume") + 1])
     kept[kept.index("-resume") + 1] = "{of}/" + checkpoint.name
-    config = json.loads((checkpoint.parent / "config.json").read_text())
+    config = json.loads((runs_dir / checkpoint.parent.name / "config.json").read_text())
     return read_command(shlex.join(kept)).identity, (identity(TRAIN, config),), config["seed"]
 
 
