@@ -21,10 +21,15 @@ from typing import Any
 
 from torch import nn
 
-from analysis import report, table8
-from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
-from analysis.profile import profile_network, thop_counts
-from analysis.running_statistics import (
+from accounts.account import write_account
+from accounts.profile import profile_network, thop_counts
+from accounts.throughput import measure_throughput
+from data import DATASETS, DataError, build_dataset
+from data.loader import build_loader
+from data.task import Split, Task, stratified_split
+from deploy import table8
+from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
+from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
     columns_of,
@@ -35,10 +40,6 @@ from analysis.running_statistics import (
     with_each,
     words_of,
 )
-from analysis.throughput import measure_throughput
-from data import DATASETS, DataError, build_dataset
-from data.loader import build_loader
-from data.task import Split, Task, stratified_split
 from models import BATCH_NORMS, MODELS, STATISTICS, build_model
 from neurons import HARD_RESET, NEURONS, OURS
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_of
@@ -49,6 +50,7 @@ from utils.exit import one_line_errors
 from utils.inference_cli import SAVED, SOFT, inference_parser, read_config, settle
 from utils.loss import LOSS_OPTIONS, bptt_loss
 from utils.numerics import set_numerics
+from utils.output import write_json, written_aside
 from utils.run_dir import environment
 
 
@@ -152,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # -- what was asked for; results appear in out_dir once all of them are there
     deployed = net
-    with report.written_aside(out_dir) as folder:
+    with written_aside(out_dir) as folder:
         itself = tested(net)
         print(f"{words_of(task.name, itself)} ({len(task.test)} samples)")
         results: dict[str, Any] = {
@@ -167,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
             **about_norm,
             **itself,
         }
-        report.write_json(folder / "evaluation.json", results)
+        write_json(folder / "evaluation.json", results)
 
         if run.sweep or run.calibrate:
             resets = FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
@@ -201,12 +203,12 @@ def main(argv: list[str] | None = None) -> None:
                     profile_network(dense, [(x_seq[:1], labels)]),
                 )
             thop = thop_counts(dense, x_seq[:1, :1])
-            print("\n" + report.write_account(folder, run.neuron, profile, dense_profile, thop, results))
+            print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))
 
         if run.throughput:
             with naming_memory(run.b, run.T):
                 speed = measure_throughput(net, next(test.epoch(0))[0])
-            report.write_json(folder / "throughput.json", {**results, **speed.as_dict()})
+            write_json(folder / "throughput.json", {**results, **speed.as_dict()})
             print(
                 f"{speed.images_per_second:.1f} images/s in {precision}: {speed.batch} sequences of {speed.T} steps "
                 f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
@@ -271,7 +273,7 @@ def words_for(run: Namespace) -> str:
 def load_exporter() -> ModuleType:
     """The module that writes NIR; its packages are not needed for anything else."""
     try:
-        return import_module("analysis.nir_export")
+        return import_module("deploy.nir_export")
     except ModuleNotFoundError as error:
         raise UsageError(f"-export: the package {error.name} is missing; pip install nir nirtorch") from None
 

@@ -58,7 +58,7 @@ from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, 
 from utils.seeding import seed_all
 
 
-def read_options() -> Namespace:
+def read_options(argv: list[str] | None = None) -> Namespace:
     """The command line, checked as far as it can be without data or a network."""
     parser = training_parser(
         datasets=DATASETS,
@@ -69,7 +69,7 @@ def read_options() -> Namespace:
         statistics=STATISTICS,
         backends=BACKENDS,
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
     check_training_options(
@@ -78,10 +78,10 @@ def read_options() -> Namespace:
     return args
 
 
-def main(ranks: Ranks) -> None:
+def main(ranks: Ranks, argv: list[str] | None = None) -> None:
     """Train once for each seed, one after the other."""
     with ranks.saying_once():
-        args = read_options()
+        args = read_options(argv)
     device = choose_device(ranks.device_of(args.device))
     ranks.join(device)
     set_numerics(args.cudnn, tf32=args.tf32)

@@ -24,7 +24,7 @@ from .apart import apart
 from .cases import GROUPS, Case, Scale, growth_verdict, memory_of, run_case
 from .parity import check_parity
 from .plots import draw
-from .report import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown
+from .tables import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown
 
 DEVICES = ("cpu", "cuda")
 

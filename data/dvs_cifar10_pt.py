@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .description import described
 from .dvs_cifar10 import CLASSES, OFFICIAL_COUNTS, SIZE
 from .event_augment import dvs_cifar10_pt_train
 from .frames import build_aside, count_in_words, resize_nearest
+from .made_up_events import write_dvs_cifar10_pt
 from .task import DataError, DataOptions, Split, Task
 
 
@@ -30,6 +32,11 @@ class Entry(NamedTuple):
     digest: str  # of the frames
 
 
+@described(
+    "DVS-CIFAR10, frames of .pt files",
+    write=lambda root, T: write_dvs_cifar10_pt(root, T=T, train=4, test=2),
+    two_batches=("-b", "2"),
+)
 def dvs_cifar10_pt(options: DataOptions) -> Task:
     """``DVSCIFAR10-pt``: each file a pair (frames [T, 2, H, W], label); frames are resized to 48×48 where they differ.
 

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .description import described
 from .download import by_hand, fetch, safe_extract
 from .events import DVS128, integrate, read_aedat3, read_npz
 from .frames import build_aside, cached_frames, count_in_words
+from .made_up_events import write_dvs_gesture_events
 from .task import DataError, DataOptions, Split, Task
 
 GESTURES = (  # as the archive numbers them, from 1; a clip's folder is that number − 1
@@ -37,6 +39,11 @@ URL = "https://ibm.ent.box.com/s/3hiq58ww1pbbjrinh367ykfdf60xsfm8/folder/5016755
 MD5 = "8a5c71fb11e24e5ca5b11866ca6c00a1"
 
 
+@described(
+    "DVS-Gesture",
+    write=lambda root, T: write_dvs_gesture_events(root, labels=range(2), train_users=(1,)),
+    two_batches=("-b", "1"),
+)
 def dvs_gesture(options: DataOptions) -> Task:
     """``dvsgesture``: T frames of equal event number at 128×128, counts per polarity; the paper's Table 2.
 

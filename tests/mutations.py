@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "results", "build", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "build", "*.egg-info")
 RED = 1  # pytest's exit code where tests failed; others say that they could not be run
 TIMEOUT = 300  # seconds
 
@@ -184,14 +184,14 @@ MUTATIONS = (
     ),
     Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "1 / w.double().sigmoid().item()",
         "1 / (1 - w.double().sigmoid().item())",
         "tests/test_conversion.py::test_plif_keeps_what_it_has_learned",
     ),
     Mutation(
         "conversion: every layer's reset is soft",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "v_reset=resets[name],",
         "v_reset=None,",
         "tests/test_conversion.py::test_one_value_is_the_same_value_for_each_layer "
@@ -199,7 +199,7 @@ MUTATIONS = (
     ),
     Mutation(
         "nir: a neuron's time constant is not in seconds",
-        "analysis/nir_nodes.py",
+        "deploy/nir_nodes.py",
         '"tau": tau * self.dt,',
         '"tau": tau,',
         "tests/test_nir.py::test_plif_with_a_hard_reset_is_expressible",

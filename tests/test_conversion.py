@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis import table8
-from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
+from deploy import table8
+from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from models import build_model, steps_known, use_statistics
 from models.batch_norm import batch_norms
 from tests.golden.fill import fill_, normal

@@ -80,7 +80,7 @@ def test_sweep_is_the_single_evaluations_side_by_side(run, infer):
     code, out, err = infer("-resume", checkpoint, "-sweep")
     assert code == 0, err
     assert sorted(path.name for path in (run / "inference").iterdir()) == [
-        *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.png")
+        *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.pdf", "sweep.png")
     ]
     sweep = result(run, "sweep.json")
     fixed = {trial["v_reset"]: trial for trial in sweep["fixed"]}
@@ -442,7 +442,7 @@ def test_broken_checkpoints_and_settings_are_one_line(run, infer):
 
 
 def test_a_failure_leaves_nothing_behind(run, infer, monkeypatch):
-    monkeypatch.setattr("analysis.table8.plot", lambda rows, path: 1 / 0)
+    monkeypatch.setattr("deploy.table8.draw", lambda rows, path: 1 / 0)
     before = all_files(run)
     with pytest.raises(ZeroDivisionError):
         infer("-resume", run / "checkpoint_latest.pth", "-sweep", "-v_resets", 0)

@@ -7,9 +7,9 @@ from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based.nir_exchange import import_from_nir
 from torch import nn
 
-from analysis.conversion import lif_twin, neuron_layers
-from analysis.nir_export import export_and_read_back, run_in_spikingjelly, to_nir, write_nir
-from analysis.nir_nodes import NotInNIRError
+from deploy.conversion import lif_twin, neuron_layers
+from deploy.nir_export import export_and_read_back, run_in_spikingjelly, to_nir, write_nir
+from deploy.nir_nodes import NotInNIRError
 from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG

@@ -142,7 +142,7 @@ def settle(
     """Every setting of a run: the option's value, else the checkpoint's own, else config.json's, else the default.
 
     Args:
-        checkpoint: what :func:`analysis.conversion.lif_checkpoint` wrote; others hold no settings.
+        checkpoint: what :func:`deploy.conversion.lif_checkpoint` wrote; others hold no settings.
         config: config.json, or None.
 
     Returns:
