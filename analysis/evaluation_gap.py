@@ -40,21 +40,10 @@ from utils.exit import one_line_errors
 from utils.inference_cli import inference_parser, read_config, settle
 from utils.run_dir import environment
 
-from .gap_figure import draw
-from .report import markdown_table, write_json, written_aside
+from .gap_report import PARTS, draw, table
+from .report import write_json, written_aside
 
-SAME = 1e-6  # standard deviations: a shift below is rounding
 Batches = Iterable[tuple[Tensor, Tensor]]
-PARTS = {"train": "training", "test": "test"}
-WAYS = {
-    "batch": "batch statistics of each step, as in training",
-    "shared": "running statistics shared by all steps, as published",
-    "shared_again": "the same, taken again with frozen weights",
-    "mean_of_steps": "mean over the steps of statistics over the training set",
-    "per_step": "running statistics of each step",
-    "per_step_again": "statistics of each step over the training set",
-}
-"""How batch norm is fed, key → words."""
 
 
 @torch.no_grad()
@@ -76,7 +65,7 @@ def by_batch_statistics(net: nn.Module) -> nn.Module:
 
 
 def evaluation_gap(net: nn.Module, load: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracies by :data:`WAYS` and part of the data, and the statistics by layer and step.
+    """Accuracies by ``gap_report.WAYS`` and part of the data, and the statistics by layer and step.
 
     Args:
         net: a trained network [T, N, C, H, W] → [T, N, K] with batch norm per step; it is left untouched.
@@ -204,32 +193,6 @@ def training_data(task: Task, run: Namespace) -> Split:
     if run.val_split > 0:
         task = task.hold_out(run.val_split, run.seed)
     return task.train.seen_as(task.test)
-
-
-def table(networks: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy (%) by way and network, and the range over layers of the last and the first step's statistics."""
-    header = ["batch norm normalises by", *(f"{label_of(n)}: {PARTS[part]}" for n in networks for part in PARTS)]
-    rows = []
-    for way, words in WAYS.items():
-        accs = [network["accuracy"][part].get(way) for network in networks for part in PARTS]
-        rows.append([words, *("–" if acc is None else f"{acc:.2f}" for acc in accs)])
-    lines = [markdown_table(header, rows)]
-    for network in networks:
-        moving = [layer["train"] for layer in network["layers"] if max(layer["train"]["shift"]) > SAME]
-        if not moving:
-            continue
-        first = [layer["ratio"][0] / layer["ratio"][-1] for layer in moving]
-        widest = [max(layer["shift"]) for layer in moving]
-        lines.append(
-            f"- {label_of(network)}: in {len(moving)} layers whose input changes from step to step, the variance at "
-            f"t = 0 is {min(first):.2f} to {max(first):.2f} of that at the last step, and the step that is furthest "
-            f"off has its mean {min(widest):.2f} to {max(widest):.2f} standard deviations from the shared one.\n"
-        )
-    return "\n".join(lines)
-
-
-def label_of(network: Mapping[str, Any]) -> str:
-    return f"{network['neuron']}, seed {network['seed']}"
 
 
 def write(networks: Sequence[Mapping[str, Any]], folder: Path, made_with: Mapping[str, Any]) -> str:

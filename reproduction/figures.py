@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from analysis import gap_figure, paper_figures
+from analysis import gap_report, paper_figures
 from analysis.paper_figures import Line, Panel
 from utils.cli import exchange_of
 
@@ -45,7 +45,7 @@ def draw(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, fold
     if spec.kind == "gap":
         networks = networks_of(recipe, outcomes)
         if networks:
-            gap_figure.draw(networks, path)
+            gap_report.draw(networks, path)
         return pictures if networks else []
     panels: Panels = {}
     for run in recipe.runs:

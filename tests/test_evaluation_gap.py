@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from analysis import evaluation_gap as gap
+from analysis.gap_report import SAME, WAYS
 from models import build_model, recalibrate, use_statistics
 from models.batch_norm import batch_norms
 from reproduction.commands import read_command
@@ -47,7 +48,7 @@ def test_accuracies_are_those_of_each_way(net):
     train, test = batches(), batches(seed=8)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = gap.evaluation_gap(net, load(train, test))["accuracy"]
-    assert found["test"].keys() == found["train"].keys() == gap.WAYS.keys()
+    assert found["test"].keys() == found["train"].keys() == WAYS.keys()
     assert found["test"]["shared"] == gap.accuracy(net, test)
     use_statistics(net, "per_step")
     assert found["test"]["per_step"] == gap.accuracy(net, test)
@@ -88,7 +89,7 @@ def test_shift_and_ratio_are_those_of_the_first_layer_s_inputs(net):
 def test_equal_steps_leave_no_gap(net):
     train = [(x_seq[:1].expand(T, -1, -1, -1, -1), labels) for x_seq, labels in batches()]
     first = gap.evaluation_gap(net, load(train, train))["layers"][0]["train"]
-    assert max(first["shift"]) < gap.SAME
+    assert max(first["shift"]) < SAME
     assert first["ratio"] == pytest.approx([1.0] * T)
 
 
@@ -96,7 +97,7 @@ def test_weights_without_statistics_of_each_step_and_merged_ones(net):
     for norm in batch_norms(net):
         norm.running_mean_t = norm.running_var_t = None
     found = gap.evaluation_gap(net, load(batches(), batches(seed=8)))["accuracy"]
-    assert found["test"].keys() == gap.WAYS.keys() - {"per_step"}
+    assert found["test"].keys() == WAYS.keys() - {"per_step"}
     merged = build_model("mlp3", "LIF", in_channels=1, input_size=8, bn="merged")
     with pytest.raises(ValueError, match="no batch norm that sees one step"):
         gap.evaluation_gap(merged, load(batches(), batches()))
