@@ -157,8 +157,8 @@ def test_autocast_changes_nothing_in_a_neuron(training):
 
 
 def test_an_unknown_neuron_is_named():
-    neuron, _, table, spelt = arguments("CLIF")
-    with pytest.raises(ValueError, match="neuron neurons.clif.CLOF is not known here"):
+    *_, table, spelt = arguments("CLIF")
+    with pytest.raises(ValueError, match="CLOF is not known here"):
         fire_op(torch.zeros(3, 2), table, [], None, None, spelt.replace("clif.CLIF", "clif.CLOF"), "c", False, False)
 
 

@@ -188,8 +188,7 @@ def test_without_a_compiler_it_is_said_once_with_the_remedy(monkeypatch):
     monkeypatch.setattr(backends, "_why_not", lambda backend: "backend c wants a C compiler: install gcc or clang")
     x = current(3, 2, 5)
     with pytest.warns(UserWarning, match="install gcc or clang.*reference, which is slower") as said:
-        for _ in range(3):
-            assert CLIF().backend_for(x) == "reference"
+        assert [CLIF().backend_for(x) for _ in range(3)] == ["reference"] * 3
     assert len(said) == 1
     with pytest.raises(ValueError, match="backend c wants a C compiler"):
         CLIF(backend="c")(x)

@@ -39,7 +39,7 @@ class Kernels(Protocol):
         last: bool,
         train: bool,
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """→ spikes like x, the last states (if ``last``), and what to save for the backward besides x (if ``train``)."""
+        """→ spikes like x, the last states (if ``last``), what to save for the backward besides x (if ``train``)."""
 
     def backward(
         self,

@@ -86,8 +86,8 @@ def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, Tensor, 
     """The library of a neuron, its constants and its states' starts."""
     made = source(derive(dynamics), str(dtype).removeprefix("torch.").upper())
     starts = [start for _, start in dynamics.states]
-    numbers = (torch.tensor(values or (0.0,), dtype=torch.float32) for values in (made.constants, starts))
-    return library(made.text), *numbers
+    constants, first = (torch.tensor(values or (0.0,), dtype=torch.float32) for values in (made.constants, starts))
+    return library(made.text), constants, first
 
 
 @cache

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from .derive import DerivationError, Derived
+from .derive import Derived
 from .graph import Node, inputs_of, is_scaled, ordered
+from .trace import DerivationError
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&"}
 CALLS = {"abs": "ABS", "sqrt": "SQRT", "maximum": "MAX", "minimum": "MIN", "where": "CHOOSE"}
@@ -113,8 +114,10 @@ def source(d: Derived, dtype: str) -> Source:
     texts = {
         "step": [CURRENT, *writer.loop(states, after, [c], [(WRITTEN, d.s)])],
         "step_saving": [CURRENT, *writer.loop(states, [(at, node) for node, at in kept.items()] + after, [c])],
-        "step_back": [GRADIENT]
-        + writer.loop({**gradients, **kept}, before, [g_s], [(WRITTEN, d.g_c), (SUMS, d.g_c), *sums]),
+        "step_back": [
+            GRADIENT,
+            *writer.loop({**gradients, **kept}, before, [g_s], [(WRITTEN, d.g_c), (SUMS, d.g_c), *sums]),
+        ],
     }
     parts = (files(__package__) / name for name in ("elements.h", "lanes.h", "frame.c"))
     elements, lanes, frame = (part.read_text() for part in parts)

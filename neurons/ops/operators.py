@@ -1,8 +1,8 @@
 """The fused kernels as operators of torch: registered once, with shapes for fake tensors, gradients and autocast.
 
 ``fire`` takes a sequence to spikes, ``norm_fire`` normalises it first by its own statistics; ``fire_backward`` and
-``norm_fire_backward`` are their gradients. An operator's arguments are tensors, numbers and strings: a neuron's dynamics
-are spelt (:func:`.dynamics.spell`), a back end is named. They can be differentiated once; the reference more often.
+``norm_fire_backward`` are their gradients. An operator's arguments are tensors, numbers and strings: dynamics are spelt
+(:func:`.dynamics.spell`), a back end is named. They can be differentiated once; the reference more often.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .backends import load_kernels
-from .dynamics import Dynamics, named, spell
-from .layout import channels_last, empty_frames, empty_state, is_dense, laid_out_like, same_layout
-from .norm import RANKS, SumOverRanks, name_of
+from .dynamics import named, spell
+from .layout import empty_frames, empty_state, laid_out_like, same_layout
+from .norm import RANKS
 
 NAMESPACE = __package__.partition(".")[0]  # neurons here, clif_neurons where it is installed
 ONCE = "fused neurons can be differentiated once; take backend reference for a second derivative"
@@ -43,6 +42,7 @@ def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, d
     of_table = () if table is None else (g_table,)
     if norm is None:
         return [g_c, *g_states, *of_table]
+    assert sums is not None
     sum_g, sum_gx = sums
     zero = torch.zeros_like(scale)
     g_x = kernels.combine(g_c, x, scale, zero, zero)
@@ -107,7 +107,7 @@ def _(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend
     return [empty_frames(x), *(empty_state(x) for _ in states), *rest]
 
 
-def _save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+def save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, table, states, scale, shift, ctx.dynamics, ctx.backend, last, _ = inputs
     dynamics = named(ctx.dynamics) if isinstance(ctx.dynamics, str) else ctx.dynamics
     ctx.states, ctx.first = len(states), 1 + (len(dynamics.states) if last else 0)
@@ -115,7 +115,7 @@ def _save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.first :])
 
 
-def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
+def fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
     x, table, scale, shift, *rest = ctx.saved_tensors
     states, saved = rest[: ctx.states], rest[ctx.states :]
     g_spikes, *g_last = grads[: ctx.first]
@@ -167,13 +167,13 @@ def _(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamic
     return [empty_frames(x), *rest]
 
 
-def _save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+def save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, weight, bias, table, ctx.eps, _, ctx.ranks, ctx.dynamics, ctx.backend, _ = inputs
     _, mean, var, n, *saved = output
     ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
 
 
-def _norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
+def norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
     x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
     backward = chosen(ctx, norm_fire_backward_op, run_norm_fire_backward)
     settings = (ctx.eps, ctx.ranks, ctx.dynamics, ctx.backend)
@@ -209,126 +209,9 @@ def _without_autocast(op: Any) -> None:
 
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-fire_op.register_autograd(_fire_gradients, setup_context=_save_fire)
-norm_fire_op.register_autograd(_norm_fire_gradients, setup_context=_save_norm_fire)
+fire_op.register_autograd(fire_gradients, setup_context=save_fire)
+norm_fire_op.register_autograd(norm_fire_gradients, setup_context=save_norm_fire)
 for _op in (fire_backward_op, norm_fire_backward_op):
     _op.register_autograd(_refuse)
 for _op in (fire_op, norm_fire_op, fire_backward_op, norm_fire_backward_op):
     _without_autocast(_op)
-
-
-# ---- the same without the detour
-
-# An operator of torch.library costs a quarter of a millisecond a call, more than a small layer does. Where nobody looks at
-# operators (no compiler, no fake tensors, no transform) an autograd node does the same directly.
-
-
-class FireNow(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, declared, dynamics, backend, last, x, table, scale, shift, *states):
-        inputs = (x, table, states, scale, shift, dynamics, backend, last, any(ctx.needs_input_grad))
-        out = run_fire(*inputs)
-        ctx.declared = declared
-        _save_fire(ctx, inputs, out)
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        g_x, g_table, g_states, g_scale, g_shift, *_ = _fire_gradients(ctx, list(grads))
-        return None, None, None, None, g_x, g_table, g_scale, g_shift, *g_states
-
-
-class NormFireNow(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, declared, dynamics, backend, eps, merged, ranks, x, weight, bias, table):
-        inputs = (x, weight, bias, table, eps, merged, ranks, dynamics, backend, any(ctx.needs_input_grad))
-        out = run_norm_fire(*inputs)
-        ctx.declared = declared
-        _save_norm_fire(ctx, inputs, out)
-        ctx.mark_non_differentiable(*out[1:])
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        g_x, g_weight, g_bias, g_table, *_ = _norm_fire_gradients(ctx, list(grads))
-        return None, None, None, None, None, None, g_x, g_weight, g_bias, g_table
-
-
-def is_watched(x: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, an export, fake tensors, a functional transform."""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or is_in_torch_dispatch_mode()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
-
-
-def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
-    """x [T, …] in a layout that kernels take: dense frames, channels last where channels differ."""
-    if norm or dynamics.per_channel:
-        return channels_last(x)
-    return x if is_dense(x[0]) else x.contiguous()
-
-
-def fire(
-    x: Tensor,
-    table: Tensor | None,
-    states: Tensors,
-    dynamics: Dynamics,
-    name: str,
-    backend: str,
-    last: bool,
-    norm: Tensors | None = None,
-) -> tuple[Tensor, Tensors]:
-    """Input current [T, …] → spikes [T, …] and the last states […] (none unless ``last``).
-
-    Args:
-        table: the learned parameters (:func:`.dynamics.parameter_table`), or None.
-        states: states before the first step […], or none to start afresh.
-        name: the declared neuron's, see :func:`.dynamics.declare`.
-        backend: ``"c"`` or ``"triton"``.
-        norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
-    """
-    x = prepared(x, dynamics, norm is not None)
-    states = tuple(laid_out_like(x[0], state) for state in states)
-    scale, shift = norm or (None, None)
-    if is_watched(x):
-        train = torch.is_grad_enabled()
-        out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
-    else:
-        out = FireNow.apply(name, dynamics, backend, last, x, table, scale, shift, *states)
-    return out[0], tuple(out[1 : 1 + len(dynamics.states)]) if last else ()
-
-
-def norm_and_fire(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    table: Tensor | None,
-    dynamics: Dynamics,
-    name: str,
-    backend: str,
-    merged: bool = False,
-    sum_over_ranks: SumOverRanks | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch norm by the batch's own statistics and the neuron behind it, from a fresh state.
-
-    Args:
-        x: [T, N, C, H, W]. weight, bias: the norm's, [C]. eps: its ε.
-        table, dynamics, name, backend: see :func:`fire`.
-        merged: T belongs to the batch, and a statistic to a channel alone.
-        sum_over_ranks: where x is a share of the batch; its statistics are then the whole batch's.
-
-    Returns:
-        spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
-    """
-    ranks, x = name_of(sum_over_ranks), prepared(x, dynamics, True)
-    if is_watched(x):
-        spelt, train = spell(name, dynamics), torch.is_grad_enabled()
-        out = norm_fire_op(x, weight, bias, table, eps, merged, ranks, spelt, backend, train)
-    else:
-        out = NormFireNow.apply(name, dynamics, backend, eps, merged, ranks, x, weight, bias, table)
-    spikes, mean, var, n, *_ = out
-    return spikes, mean, var, n
