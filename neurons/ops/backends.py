@@ -108,7 +108,7 @@ def canonical(backend: str) -> str:
 
 def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
-    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, own surrogates).
+    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, own surrogates, torch.func).
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently: where ``auto`` misses a
@@ -118,11 +118,16 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     named = isinstance(dynamics.surrogate, str)
     fits = x.dtype in FUSED_DTYPES and named
     device = x.device.type
+    transformed = in_transform()
+    if backend == "auto" and transformed:
+        return "reference"
     if backend == "auto":
         there = {"cuda": "triton", "cpu": "c"}.get(device)
         return there if there is not None and fits and is_installed(there) else "reference"
     if backend == "reference":
         return backend
+    if transformed:
+        raise ValueError(f"backend {backend} goes through no functional transform (grad, vmap, …); take the reference")
     if not fits:
         raise ValueError(f"backend {backend} has float32, float16, bfloat16 and named surrogates; take the reference")
     if backend == "c" and device != "cpu":
@@ -133,6 +138,11 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     if missing:
         raise ValueError(missing)
     return backend
+
+
+def in_transform() -> bool:
+    """Whether torch.func (grad, vmap, …) is at work."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @torch.compiler.assume_constant_result

@@ -1,7 +1,7 @@
 """Sequences through the fused kernels: by torch's operators, or by an autograd node that does the same directly.
 
 An operator of torch.library costs a quarter of a millisecond a call, more than a small layer does. Where nobody looks
-at operators (no compiler, no fake tensors, no transform) the node takes its place.
+at operators (no compiler, no fake tensors) the node takes its place.
 """
 
 from __future__ import annotations
@@ -61,13 +61,8 @@ class NormFireNow(torch.autograd.Function):
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, an export, fake tensors, a functional transform."""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or is_in_torch_dispatch_mode()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode()
 
 
 def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
