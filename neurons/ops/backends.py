@@ -108,7 +108,8 @@ def canonical(backend: str) -> str:
 
 def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
-    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, own surrogates, torch.func).
+    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of your
+    own, torch.func).
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently: where ``auto`` misses a
