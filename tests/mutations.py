@@ -50,15 +50,15 @@ MUTATIONS = (
     Mutation(
         "lif: a hard reset leaks to 0, not to its value",
         "neurons/lif.py",
-        "u = v_reset + gamma * (u - v_reset) + c",
-        "u = gamma * u + c",
+        "else v_reset + gamma * (u - v_reset) + c",
+        "else gamma * u + c",
         "tests/test_neurons.py::test_matches_literal_trace -k LIF-rectangle",
     ),
     Mutation(
         "plif: the sign of w's initial value",
         "neurons/plif.py",
-        "-math.log(self.tau - 1)",
-        "math.log(self.tau - 1)",
+        "-math.log(neuron.tau - 1)",
+        "math.log(neuron.tau - 1)",
         "tests/test_neurons.py::test_matches_literal_trace -k PLIF",
     ),
     Mutation(
