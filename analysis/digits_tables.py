@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from utils.cli import OneLineParser, UsageError, number, one_of
+from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.exit import one_line_errors
 from utils.run_dir import read_metrics
 
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     add("-runs_dir", type=Path, default=Path("logs/digits_tables"), help="where runs go, and are found again")
     add("-results_dir", type=Path, default=Path("results"), help="where table8_digits/ and energy_digits/ go")
     add("-seeds", type=number(int, least=0), nargs="+", default=[2022, 2023, 2024], help="seeds of the digits runs")
-    add("-tables", type=one_of("table", TABLES), nargs="+", default=list(TABLES), help=f"of {', '.join(TABLES)}")
+    add("-tables", type=OneOf("table", TABLES), nargs="+", default=list(TABLES), help=f"of {', '.join(TABLES)}")
     add("-accounts", type=Path, nargs="+", help="account.json files of inference.py -profile: one table of them, and "
         "nothing is trained")  # fmt: skip
     args = parser.parse_args(argv)

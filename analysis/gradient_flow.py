@@ -29,14 +29,15 @@ from torch import Tensor, nn
 
 from data import DATASETS, DataError, build_dataset
 from data.loader import build_loader
-from models import MODELS, NETWORK_OPTIONS, build_model
-from neurons import NEURONS, OURS, SpikingNeuron
+from models import MODELS, build_model
+from neurons import NEURONS, OURS, TAU, SpikingNeuron
 from neurons.kernels import lags_of
+from settings.record import config_beside
+from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights
-from utils.cli import OneLineParser, UsageError, number, one_of
+from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.exit import one_line_errors
-from utils.inference_cli import read_config
-from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.loss import bptt_loss
 from utils.run_dir import environment
 from utils.seeding import seed_all
 
@@ -46,12 +47,6 @@ from .report import markdown_table, write_json, written_aside
 CPU = torch.device("cpu")
 EXACT = 1e-10  # of the largest gradient: how well the parts must sum to autograd's
 SHOWN = 6  # lags that have a column of their own in the table
-# the training script's, for fresh networks and for what a config.json may lack
-DEFAULTS: dict[str, Any] = {
-    **{"event_split": "last", "seed": 2022, "tau": 2.0, "surrogate": "rectangle", "alpha": 1.0, "v_reset": None},
-    **{"drop_rate": 0.0, "bn": "per_step"},
-    **{"loss_lambda": 0.05, "loss_means": 1.0, "mse_n_reg": False, "label_smoothing": 0.0},
-}
 
 
 @dataclass(frozen=True)
@@ -160,7 +155,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         event_split=settings["event_split"],
     )
     seed_all(settings["seed"])
-    options = {name: settings[name] for name in NETWORK_OPTIONS if name not in ("backend", "bptt_k")}
+    options = {name: settings[name] for name in names_given_to("network") if name not in ("backend", "bptt_k")}
     try:
         net = build_model(
             settings["model"],
@@ -179,7 +174,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
     )
     x_seq, target = next(loader.epoch(0))
-    criterion = partial(bptt_loss, **{name: settings[name] for name in LOSS_OPTIONS})
+    criterion = partial(bptt_loss, **{name: settings[name] for name in names_given_to("loss")})
     try:
         layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
     except ValueError as error:
@@ -252,30 +247,30 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         save_figure(figure, path)
 
 
-def read_options() -> Namespace:
+def read_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = OneLineParser("Split the gradient through time by lag: how far back each layer's gradient reaches.")
     add, positive = parser.add_argument, number(int, least=1)
     add(
         "-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its config.json"
     )
-    add("-neuron", type=one_of("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
-    add("-model", type=one_of("model", MODELS), default="mlp3", help="fresh networks: model")
-    add("-dataset", type=one_of("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
+    add("-neuron", type=OneOf("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
+    add("-model", type=OneOf("model", MODELS), default="mlp3", help="fresh networks: model")
+    add("-dataset", type=OneOf("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
     add("-T", type=positive, default=8, help="fresh networks: time steps")
-    add("-tau", type=number(float, above=1), default=2.0, help="fresh networks: membrane time constant, in steps")
+    add("-tau", type=number(float, above=1), default=TAU, help="fresh networks: membrane time constant, in steps")
     add("-seed", type=number(int, least=0), default=2022, help="fresh networks: seed of weights and batch")
     add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
     add("-b", type=positive, default=64, help="batch size")
     add("-out_dir", type=Path, required=True, help="where gradient_flow.md, .json, .png and .pdf go")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = read_options()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = read_options(argv)
     flows = []
     if args.resume:
         for path in args.resume:
-            config = read_config(path)
+            config = config_beside(path)
             if config is None:
                 raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
             told = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}

@@ -10,6 +10,7 @@ No mean is taken off, so that each levels out at mean²/R[0]: what tells them ap
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from neurons import SpikingNeuron, build_neuron
+from neurons import TAU, SpikingNeuron, build_neuron
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 
@@ -114,20 +115,20 @@ def draw_autocorrelation(curves: dict[str, np.ndarray], path: Path) -> None:
         save_figure(figure, path)
 
 
-def read_options() -> Namespace:
+def read_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = OneLineParser("Draw Figures 7 and 8: one LIF and one CLIF neuron under the same Poisson input.")
     add = parser.add_argument
     add("-steps", type=number(int, least=2, most=1000), default=60, help="time steps of Figure 7")
     add("-rate", type=number(float, above=0, most=100), default=0.6, help="mean number of input spikes in a step")
     add("-weight", type=number(float, above=0), default=0.8, help="input current of one input spike; V_th is 1")
-    add("-tau", type=number(float, above=1), default=2.0, help="membrane time constant, in steps")
+    add("-tau", type=number(float, above=1), default=TAU, help="membrane time constant, in steps")
     add("-seed", type=number(int, least=0), default=2022, help="seed of the input")
     add("-out_dir", type=Path, required=True, help="where figure7 and figure8 go, as PNG and PDF, and their numbers")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = read_options()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = read_options(argv)
     c, long = (poisson_input(steps, args.rate, args.weight, args.seed) for steps in (args.steps, LONG))
     traces = {name: simulate(name, c, args.tau) for name in ("LIF", "CLIF")}
     lasting = {name: simulate(name, long, args.tau) for name in ("LIF", "CLIF")}

@@ -7,18 +7,17 @@ import importlib
 import io
 import json
 import shlex
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import inference
-import train_BPTT
-from utils.inference_cli import inference_parser
-from utils.resume import MAY_CHANGE
+from settings.command_line import read_options
+from settings.inference import inference_parser
+from settings.resume import MUST_STAY
+from settings.training import DEFAULTS
 
 ROOT = Path(__file__).parents[1]
 OF = "{of}"  # stands for the folder of the training run that a command reads
@@ -117,41 +116,29 @@ def parsed(program: str, options: Sequence[str]) -> dict[str, Any]:
     """
     said = io.StringIO()
     try:
-        with redirect_stderr(said), typed(program, options):
-            return vars(parse_with(program)())
+        with redirect_stderr(said):
+            return vars(parse_with(program)(options))
     except SystemExit:
         reason = said.getvalue().strip().removeprefix(f"{program}: error: ")
         raise CommandError(f"is refused by {program}: {reason or 'it only prints something'}") from None
 
 
-def parse_with(program: str) -> Callable[[], Namespace]:
-    """What reads ``sys.argv`` for a program."""
+def parse_with(program: str) -> Callable[[Sequence[str]], Namespace]:
+    """What reads the options of a program."""
     if program == TRAIN:
-        return train_BPTT.read_options
+        return read_options
     if program == INFER:
-        return inference_parser(
-            datasets=inference.DATASETS,
-            models=inference.MODELS,
-            neurons=inference.NEURONS,
-            batch_norms=inference.BATCH_NORMS,
-        ).parse_args
+        return inference_parser().parse_args
     return importlib.import_module(program).read_options
-
-
-@contextmanager
-def typed(program: str, options: Sequence[str]) -> Iterator[None]:
-    """``sys.argv`` as if this command had been typed."""
-    before, sys.argv = sys.argv, [program, *options]
-    try:
-        yield
-    finally:
-        sys.argv = before
 
 
 def settings_differ(config: dict[str, Any], command: Command) -> str | None:
     """The first setting in which a run's config.json is not this command's, in words; None if it is its run."""
     here = json.loads(json.dumps(command.settings, default=str))
     for name, value in here.items():
-        if name not in MAY_CHANGE - {"epochs"} | {"seed"} and config.get(name, value) != value:
-            return f"-{name} {config[name]}, not {value}"
+        if name not in (MUST_STAY | {"epochs"}) - {"seed"}:
+            continue
+        recorded = config.get(name, DEFAULTS[name])  # what was not recorded, because the option is newer
+        if recorded != value:
+            return f"-{name} {recorded}, not {value}"
     return None

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
+from data import DATASETS
 from utils.cli import exchange_of
 
-from .commands import MODULES, OF, ROOT, Command
+from .commands import MODULES, OF, Command
 from .recipe import Recipe, Run
 from .tiny_events import write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
 from .tiny_images import write_cifar10, write_cifar100, write_tiny_imagenet
@@ -88,6 +89,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
     cases = cases_of(recipes, runs)
     with TemporaryDirectory(prefix="smoke-") as folder:
         write_data(Path(folder) / "data", [case.command.settings for case in cases if case.command.trains])
+        load_libraries([case.command for case in cases])
         print("seconds  result  what is started (how many of the recipes' commands differ from it in numbers at most)")
         run_cases(cases, Path(folder), processes)
     failed = [case for case in cases if case.error]
@@ -167,12 +169,16 @@ def start(words: Sequence[str], log: Path) -> None:
     for fd in (1, 2):  # what is not Python's
         os.dup2(sys.stdout.fileno(), fd)
     torch.set_num_threads(1)
-    if words[0] == "-m":
-        sys.argv = list(words[1:])
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(words)
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    program, options = (words[1], words[2:]) if words[0] == "-m" else (words[0], words[1:])
+    import_module(program.removesuffix(".py")).main(options)
+
+
+def load_libraries(commands: Sequence[Command]) -> None:
+    """Import what the commands import, so that each fork has it."""
+    modules = {command.program.removesuffix(".py") for command in commands} | {"torch.utils.tensorboard"}
+    datasets = {command.settings["dataset"] for command in commands if command.trains}
+    for module in sorted(modules | {f"data.{DATASETS[dataset].split('.')[0]}" for dataset in datasets}):
+        import_module(module)
 
 
 def write_data(root: Path, commands: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "utils": set(),
     "models": {"neurons"},
+    "settings": {"models", "neurons", "data", "utils"},
 }
 PROJECT = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} | {
     path.stem for path in ROOT.glob("*.py")

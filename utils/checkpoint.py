@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -13,6 +11,8 @@ from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
+
+from .aside import replacing
 
 # what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
 DAMAGED = (
@@ -44,30 +44,12 @@ def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = N
     Raises:
         CheckpointError: if the disk does not take it.
     """
-    aside = path.with_name(path.name + ".tmp")
     try:
-        with aside.open("wb") as file:
+        with replacing(path, "wb", previous) as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            keep_as(path, previous)
-        os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # on a full disk, torch's writer knows only the latter
-        aside.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "the disk is full, or refuses so large a file"
         raise CheckpointError(f"{path} cannot be written: {reason}; what was saved before is kept") from None
-
-
-def keep_as(path: Path, other: Path) -> None:
-    """Give a file a second name, so that at every moment both names are of a whole file."""
-    aside = other.with_name(other.name + ".tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(path, aside)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, aside)
-    os.replace(aside, other)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -121,6 +103,16 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
         CheckpointError: if it cannot be read, or was made by another model or for other classes.
     """
     state = read_checkpoint(path)
+    put_weights(net, state, path)
+    return state
+
+
+def put_weights(net: nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Load the weights of a checkpoint that has been read; see :func:`load_weights`.
+
+    Args:
+        path: where it was read, for the messages.
+    """
     weights, own = weights_of(state, path), net.state_dict()
     weights = {k: w for k, w in weights.items() if k in own or not (k.endswith(".w") and w.dim() == 0)}
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
@@ -134,4 +126,3 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
                 "another model, class count or input"
             )
     net.load_state_dict(weights)
-    return state
