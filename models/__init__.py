@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import build_neuron
+from neurons import TAU, build_neuron
 
 from .batch_norm import BATCH_NORMS, STATISTICS, BatchNorm2d, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
@@ -20,7 +20,6 @@ from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_v
 __all__ = [
     "BATCH_NORMS",
     "MODELS",
-    "NETWORK_OPTIONS",
     "STATISTICS",
     "SpikingNetwork",
     "build_like",
@@ -48,8 +47,6 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "snn5_noAP": snn5_noAP,
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
-# what the command line calls by the same names
-NETWORK_OPTIONS = ("tau", "surrogate", "alpha", "v_reset", "drop_rate", "bn", "backend", "bptt_k", "T")
 
 
 def build_model(
@@ -59,7 +56,7 @@ def build_model(
     num_classes: int = 10,
     in_channels: int = 3,
     input_size: int = 32,
-    tau: float = 2.0,
+    tau: float = TAU,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,
     v_reset: float | None = None,

@@ -149,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         "accuracy: the last step's logits predict, not their sum",
-        "utils/engine.py",
+        "utils/meter.py",
         "logits.detach().sum(0).argmax(1)",
         "logits.detach()[-1].argmax(1)",
         "tests/test_engine.py",
@@ -181,6 +181,13 @@ MUTATIONS = (
         'optimizer.load_state_dict(checkpoint["optimizer"])',
         'optimizer.load_state_dict({**checkpoint["optimizer"], "state": {}})',
         "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
+    ),
+    Mutation(
+        "resume: a run is taken for another's",
+        "settings/resume.py",
+        "    if changed:\n",
+        "    if not changed:\n",
+        "tests/test_changed_settings.py -k refused_resume_changes_nothing",
     ),
     Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",

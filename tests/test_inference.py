@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from data import build_dataset
+from settings.inference import inference_parser
+from settings.rebuild import training_slice
 from tests.helpers import assert_refused, run_training
-from utils.inference_cli import inference_parser
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "inference.py"
@@ -123,13 +124,12 @@ def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, inf
 
 
 def test_the_slice_is_of_what_was_trained_on(run):
-    namespace = runpy.run_path(str(SCRIPT))
-    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[], statistics=[]).parse_args(
+    parser_args = inference_parser().parse_args(
         ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
     )
     task = build_dataset("digits", T=2)
     trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
-    drawn = namespace["training_slice"](task, parser_args, 100, "calibrate_samples")
+    drawn = training_slice(task, parser_args, 100, "calibrate_samples")
     assert 90 <= len(drawn) <= 110
     assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
     assert drawn.labels.bincount().min() >= 5
@@ -239,7 +239,7 @@ def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     torch.save(
         {name: state[name] for name in ("net", "optimizer", "lr_scheduler", "epoch", "max_test_acc")}, alone / "a.pth"
     )
-    refused(infer, alone / "a.pth", "", "no config.json beside", "it takes -model, -dataset, -neuron, -T to know")
+    refused(infer, alone / "a.pth", "", "no config.json beside", "it takes -dataset, -model, -neuron, -T to know")
     refused(infer, alone / "a.pth", "-dataset digits -model snn5_noAP -neuron CLIF", "it takes -T to know")
     options = "-dataset digits -model snn5_noAP -neuron CLIF -T 2 -b 16"
     code, _, err = infer("-resume", alone / "a.pth", *options.split())
@@ -421,6 +421,9 @@ def test_what_cannot_be_met_is_one_line(trained, infer, monkeypatch, tmp_path, n
 def test_broken_checkpoints_and_settings_are_one_line(run, infer):
     checkpoint, config = run / "checkpoint_latest.pth", run / "config.json"
     settings = json.loads(config.read_text())
+    state = torch.load(checkpoint, weights_only=True)
+    del state["settings"]  # as older checkpoints are: config.json is all that is known
+    torch.save(state, checkpoint)
     refused(infer, run / "gone.pth", "", "no checkpoint at")
     config.write_text("{")
     refused(infer, checkpoint, "", "config.json is damaged: it is not JSON")

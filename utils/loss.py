@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LOSS_OPTIONS = ("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing")  # arguments of bptt_loss, and options
-
 
 def bptt_loss(
     logits: Tensor,
