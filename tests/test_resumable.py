@@ -76,7 +76,7 @@ def spoilt_values(value):
 
 
 # what a run does not take from its checkpoint, or may find empty there
-FREE = {"fused", "foreach", "capturable", "differentiable", "_is_initial", "_get_lr_called_within_step"}
+FREE = {"settings", "fused", "foreach", "capturable", "differentiable", "_is_initial", "_get_lr_called_within_step"}
 
 
 def is_allowed(path, value):
@@ -195,7 +195,7 @@ def test_whole_one_is_put_back_in_memory_of_its_own(tmp_path):
     kept[2]["momentum_buffer"] = kept[3]["momentum_buffer"]
     state = training()
     restore(state, whole, tmp_path / "whole.pth")
-    assert (state.epoch, state.step, state.sums) == (1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
+    assert (state.epoch, state.step, state.meter.sums()) == (1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
     assert (state.best_acc, state.best_test_acc) == (60.0, 50.0)
     assert state.scaler.get_scale() == SCALER["scale"]
     buffers = [state.optimizer.state[weight]["momentum_buffer"] for weight in state.net.parameters()]
