@@ -10,48 +10,40 @@ reads top to bottom: options, checkpoint, data, network, then what was asked for
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
 from accounts.account import write_account
 from accounts.profile import profile_network, thop_counts
 from accounts.throughput import measure_throughput
-from data import DataError, Task
-from data.task import Split
+from data import DataError
 from deploy import table8
-from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
+from deploy.conversion import FIXED_RESETS, calibrate, lif_checkpoint, lif_twin, sweep
 from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
-    columns_of,
     in_one_row,
-    note_on_length,
     recalibrated_checkpoint,
-    take_again,
     with_each,
     words_of,
 )
-from neurons import HARD_RESET
+from deploy.subject import Subject, build_network, settle_statistics
 from settings.build import Batches
 from settings.inference import KEPT, PROGRAM, SOFT, check_request, inference_parser, settle
 from settings.rebuild import build_again, load_data
 from settings.record import config_beside
-from settings.training import names_given_to
-from utils.checkpoint import CheckpointError, put_weights, read_checkpoint, save_checkpoint, weights_of
+from utils.checkpoint import CheckpointError, read_checkpoint, save_checkpoint, weights_of
 from utils.cli import UsageError
 from utils.device import choose_device
-from utils.engine import MemoryFullError, evaluate, naming_memory
+from utils.engine import MemoryFullError, naming_memory
 from utils.exit import one_line_errors
-from utils.loss import bptt_loss
 from utils.meter import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
@@ -118,83 +110,6 @@ def infer(argv: Sequence[str] | None) -> None:
         print(f"LIF network: {run.save_lif}")
     if exporter:
         print(exporter.export_and_read_back(deployed, frame, run.export, next(test.epoch(0))[0]))
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What networks are evaluated on, and as what.
-
-    Args:
-        run: every setting; see :func:`settings.inference.settle`.
-        test: batches of the test set.
-        settings: those that the results depend on, and what the weights were trained with; written beside results.
-    """
-
-    run: Namespace
-    task: Task
-    test: Batches
-    device: torch.device
-    settings: dict[str, Any]
-
-    def score(self, net: nn.Module, batches: Batches | None = None, title: str = "test") -> Score:
-        """Accuracy and loss of a network on some batches; None takes those of the test set."""
-        batches = batches or self.test
-        criterion = partial(bptt_loss, **{name: getattr(self.run, name) for name in names_given_to("loss")})
-        with naming_memory(self.run.b, self.run.T):
-            seen = evaluate(net, batches.epoch(0), criterion, device=self.device, steps=len(batches), title=title)
-        return Score(seen["acc"], seen["loss"])
-
-    def tested(self, net: nn.Module) -> dict[str, dict[str, float]]:
-        """Score of the test set, with each kind of batch norm's running statistics."""
-        return columns_of("test", with_each(net, self.run.T, self.score))
-
-    @property
-    def precision(self) -> str:
-        return "TF32" if self.run.tf32 else "float32"
-
-    def print_heading(self) -> None:
-        """What is run, and in what it differs from the training."""
-        run, settings = self.run, self.settings
-        print(f"{run.model} trained with {settings['trained_with']}, run as {run.neuron}{words_for(run)}, "
-              f"T = {run.T}, {self.device}, {self.precision}"
-              + (", batch norm's statistics of each step" if run.bn_eval == "per_step" else ""))  # fmt: skip
-        for name in ("dataset", "T"):
-            trained = run.recorded.get(name, settings[name])
-            if trained != settings[name]:
-                print(f"note: trained with -{name} {trained}, run with -{name} {settings[name]}")
-
-
-def build_network(run: Namespace, checkpoint: dict[str, Any], task: Task, own_tau: float | None) -> nn.Module:
-    """The checkpoint's network as it was trained, or its LIF twin.
-
-    Args:
-        own_tau: what ``-tau`` gives; PLIF's twin otherwise keeps what it has learned.
-    """
-    one_value = not isinstance(run.tau, dict) and not isinstance(run.v_reset, dict)
-    as_itself = run.neuron == run.trained_with and one_value
-    values = {"v_reset": run.v_reset if as_itself else None}
-    if one_value:
-        values["tau"] = run.tau
-    net = build_again(run, task, run.trained_with, **values)
-    put_weights(net, checkpoint, run.resume)
-    if as_itself:
-        return net
-    return lif_twin(net, run.v_reset, own_tau if run.trained_with == "PLIF" else run.tau)
-
-
-def settle_statistics(subject: Subject, net: nn.Module, retaken: Split | None) -> dict[str, Any]:
-    """Take batch norm's running statistics again, if asked for, and choose one kind; returns what results say of it."""
-    run, about = subject.run, {}
-    if retaken is not None:
-        before = subject.tested(net)
-        print(f"before its statistics are taken again\n{words_of(subject.task.name, before)}")
-        take_again(net, retaken, run)
-        print(f"taken again over {len(retaken)} training samples")
-        about["recalibrated_bn"] = {"samples": len(retaken), "before": before}
-    subject.settings["bn_eval"] = choose_statistics(net, run)
-    if note := note_on_length(net, run.T):
-        print(note)
-    return about
 
 
 def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: dict[str, Any]) -> dict[str, Any]:
@@ -270,15 +185,6 @@ def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], 
         f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
         f"peak memory {speed.peak_memory_gb:.2f} GiB; {speed.device}"
     )
-
-
-def words_for(run: Namespace) -> str:
-    """How the neurons reset, for the log."""
-    if run.neuron not in HARD_RESET:
-        return ""
-    if isinstance(run.v_reset, dict):
-        return f" (reset per layer: {', '.join(f'{k} {table8.reset_name(v)}' for k, v in run.v_reset.items())})"
-    return " (soft reset)" if run.v_reset is None else f" (hard reset to {run.v_reset:g})"
 
 
 def load_exporter() -> ModuleType:

@@ -33,10 +33,9 @@ from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.meter import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
-from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics
+from utils.run_dir import COLUMN, Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of
 from utils.seeding import seed_all
 
-Results = Mapping[tuple[str, str], Mapping[str, float]]  # (part, end of the columns' names) → quantity → value
 ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
 
 
@@ -154,19 +153,6 @@ def evaluate_all(held_out: Mapping[str, Batches], state: TrainState, saver: Save
                 sum_over_ranks=state.ranks.sum_over_ranks)  # fmt: skip
     use_statistics(state.net, "shared")
     return seen
-
-
-def row_of(state: TrainState, trained: Mapping[str, float], seen: Results, seconds: float) -> dict[str, float]:
-    """An epoch's row of metrics.jsonl."""
-    row = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
-    for (part, column), result in {("train", ""): trained, **seen}.items():
-        row |= {f"{part}_{quantity}{column}": result[quantity] for quantity in ("loss", "acc")}
-    return row | {
-        "best_test_acc": state.best_test_acc,
-        "seconds": seconds,
-        "images_per_second": trained["images_per_second"],
-        "peak_memory_gb": peak_memory_gb(state.device),
-    }
 
 
 def train_each_seed(argv: Sequence[str], script: str, ranks: Ranks) -> None:

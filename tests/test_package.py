@@ -21,10 +21,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "utils": set(),
     "models": {"neurons"},
-    "figures": {"models", "neurons", "data", "utils"},
-    "deploy": {"data", "figures", "models", "neurons", "utils"},
+    "figures": {"settings", "models", "neurons", "data", "utils"},
+    "deploy": {"figures", "settings", "models", "neurons", "data", "utils"},
     "accounts": {"figures", "neurons", "utils"},
-    "benchmarks": {"figures", "models", "neurons", "data", "utils"},
+    "benchmarks": {"figures", "settings", "models", "neurons", "data", "utils"},
     # it reads command lines with the commands' own parsers
     "reproduction": {"deploy", "figures", "data", "settings", "utils"},
     "settings": {"models", "neurons", "data", "utils"},

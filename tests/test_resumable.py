@@ -27,7 +27,9 @@ def training(opt="SGD", schedule="CosALR"):
     net = build_model("mlp3", "PLIF", in_channels=1, input_size=4)
     optimizer = build_optimizer(opt, net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, device=CPU)
     lr_scheduler = build_schedule(schedule, optimizer, T_max=10, step_size=1, gamma=0.1)
-    return TrainState(net, optimizer, torch.nn.CrossEntropyLoss(), CPU, lr_scheduler, batches=BATCHES, steps=STEPS)
+    return TrainState(
+        net, optimizer, torch.nn.CrossEntropyLoss(), CPU, lr_scheduler, torch.float16, batches=BATCHES, steps=STEPS
+    )
 
 
 def checkpoint_of(opt="SGD", schedule="CosALR"):

@@ -12,7 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,12 +23,14 @@ import torch
 
 from .aside import SUFFIX, write_aside
 from .cli import UsageError
+from .engine import TrainState
 
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
 LOCK = ".lock"
 # what the names of the columns that were evaluated with these running statistics end with
 COLUMN = {"shared": "", "per_step": "_per_step"}
+Results = Mapping[tuple[str, str], Mapping[str, float]]  # (part, end of the columns' names) → quantity → value
 
 
 class RunDir:
@@ -95,6 +97,19 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
     except OSError as error:
         raise UsageError(f"cannot write to -out_dir {out_dir}: {error.strerror}") from None
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
+
+
+def row_of(state: TrainState, trained: Mapping[str, float], seen: Results, seconds: float) -> dict[str, float]:
+    """An epoch's row of metrics.jsonl."""
+    row = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
+    for (part, column), result in {("train", ""): trained, **seen}.items():
+        row |= {f"{part}_{quantity}{column}": result[quantity] for quantity in ("loss", "acc")}
+    return row | {
+        "best_test_acc": state.best_test_acc,
+        "seconds": seconds,
+        "images_per_second": trained["images_per_second"],
+        "peak_memory_gb": peak_memory_gb(state.device),
+    }
 
 
 def line_of(row: dict[str, Any], epochs: int) -> str:
