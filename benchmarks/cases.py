@@ -79,7 +79,7 @@ def neuron_cases(scale: Scale) -> list[Case]:
             repeats=scale.pick(1, 10, 1),
             warm_up=scale.pick(2, 5, 1),
         )
-        for name in ("CLIF", "LIF")
+        for name in ("CLIF", "LIF", "KLIF", "GLIF", "ILIF")
         for dtype in (torch.float32, scale.half)
     ]
 

@@ -1,12 +1,9 @@
-"""Whether a back end computes what the step function does under autograd, on the device that it runs on.
-
-``python -m benchmarks`` checks the back end that it times, ``tests/test_kernels.py`` all of them, by the same rows.
-"""
+"""Whether the back end that is timed computes what the reference does, on the device that it runs on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SURROGATES, SpikingNeuron, build_neuron
+from neurons.ops import unrolled
 
 from .layers import random_sequence
 
@@ -21,12 +19,12 @@ TIE = 1e-6  # a membrane potential this close to a step of Θ or of the rectangl
 GRADIENT = 1e-5  # largest error, over the largest gradient
 # behind a batch norm, and in the gradients of weights, long sums are taken in another order: both are wider
 TIE_NORM, GRADIENT_SUMS = 1e-5, 1e-4
-NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None))
+NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None), ("KLIF", None), ("GLIF", None), ("ILIF", None))
 TAU, ALPHA = 1.7, 0.8  # none of them a power of two
 
 
 def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
-    """Compare the fastest back end of the device with the steps under autograd: spikes and gradients.
+    """Compare the fastest back end of the device with the reference: spikes and gradients.
 
     Elements whose membrane potential comes within a tie at any step are counted, left out of the comparison of
     spikes, and send no gradient back.
@@ -64,8 +62,7 @@ def neuron_row(
         tie: what counts as a tie; 0 compares every element.
     """
     x, grad = (random_sequence(shape, dtype, device, seed) for seed in (0, 1))
-    fast = build(name, v_reset, surrogate, device, backend)
-    plain = build(name, v_reset, surrogate, device, step_mode="s")
+    fast, plain = (build(name, v_reset, surrogate, device, shape[0], used) for used in (backend, "reference"))
     ties = near_ties(plain, x.float(), tie)
     grad = grad.masked_fill(ties, 0)
     tolerance = GRADIENT if dtype == torch.float32 else torch.finfo(dtype).eps
@@ -79,7 +76,7 @@ def neuron_row(
         "backend": fast.backend_for(x),
         **compare(
             run(fast, fast.parameters(), x, grad),
-            run(partial(step_by_step, plain), plain.parameters(), x.float(), grad.float()),
+            run(plain, plain.parameters(), x.float(), grad.float()),
             ties,
             tolerance,
         ),
@@ -95,14 +92,13 @@ def norm_row(
     """
     x, grad = (random_sequence(shape, torch.float32, device, seed) for seed in (0, 1))
     x = 2 * x + 0.7
-    fast = build(name, v_reset, "rectangle", device, backend)
-    plain = build(name, v_reset, "rectangle", device, step_mode="s")
+    fast, plain = (build(name, v_reset, "rectangle", device, shape[0], used) for used in (backend, "reference"))
     with torch.no_grad():
         ties = near_ties(plain, random_norm(shape[2], device)(x), TIE_NORM)
     grad = grad.masked_fill(ties, 0)
     norm, other = (random_norm(shape[2], device) for _ in range(2))
     found = run(lambda x: norm_and_fire(norm, fast, x), [*norm.parameters(), *fast.parameters()], x, grad)
-    expected = run(lambda x: step_by_step(plain, other(x)), [*other.parameters(), *plain.parameters()], x, grad)
+    expected = run(lambda x: plain(other(x)), [*other.parameters(), *plain.parameters()], x, grad)
     for each, (_, _, tensors) in ((norm, found), (other, expected)):
         tensors += [each.running_mean, each.running_var, each.num_batches_tracked]
     return {
@@ -122,20 +118,16 @@ def build(
     v_reset: float | None,
     surrogate: str,
     device: torch.device,
-    backend: str = "auto",
-    step_mode: str = "m",
+    T: int,
+    backend: str,
 ) -> SpikingNeuron:
-    """A neuron with a time constant and a surrogate's width of its own."""
+    """A neuron with a time constant and a surrogate's width of its own, and the same weights each time."""
     options = {"tau": TAU, "v_reset": v_reset, "surrogate": surrogate, "alpha": ALPHA}
-    neuron = build_neuron(name, backend=backend, step_mode=step_mode, keep_state=False, **options).to(device)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        neuron = build_neuron(name, backend=backend, keep_state=False, T=T, **options).to(device)
     assert isinstance(neuron, SpikingNeuron)
     return neuron
-
-
-def step_by_step(neuron: SpikingNeuron, x: Tensor) -> Tensor:
-    """Spikes of a neuron in step mode s, one step of x [T, …] after the other, from rest."""
-    neuron.reset()
-    return torch.stack([neuron(x_t) for x_t in x])
 
 
 def random_norm(channels: int, device: torch.device) -> BatchNorm2d:
@@ -149,19 +141,14 @@ def random_norm(channels: int, device: torch.device) -> BatchNorm2d:
 
 @torch.no_grad()
 def near_ties(neuron: SpikingNeuron, current: Tensor, tie: float) -> Tensor:
-    """Which elements […] of input current [T, …] ever bring u within ``tie`` of V_th or of V_th ± α/2."""
-    learned = neuron.learned_gamma()
-    gamma = 1 - 1 / neuron.tau if learned is None else learned
-    rest = neuron.v_reset or 0.0
-    states: Iterable[Tensor] = [torch.full_like(current[0], rest)]
-    if neuron.dynamics().clif:
-        states = [*states, torch.zeros_like(current[0])]
+    """Which elements […] of input current [T, …] ever bring x of Θ(x) within ``tie`` of 0 or of ±α/2."""
     near = torch.zeros_like(current[0], dtype=torch.bool)
-    for c in current:
-        v, *_ = states
-        distance = (rest + gamma * (v - rest) + c - neuron.v_threshold).abs()  # of u before the reset
-        near |= (distance < tie) | ((distance - neuron.alpha / 2).abs() < tie)
-        _, *states = neuron.step(c, *states)
+
+    def spike(x: Tensor) -> Tensor:
+        near.logical_or_((x.abs() < tie) | ((x.abs() - neuron.width / 2).abs() < tie))
+        return (x >= 0).to(x.dtype)
+
+    unrolled(current, neuron.learned_values(), (), replace(neuron.dynamics(), surrogate=spike))
     return near
 
 

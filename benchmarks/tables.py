@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from spikingjelly.activation_based import functional
 
-from neurons.kernels.cpu_build import compiler
+from neurons.ops.c_build import compiler
 from utils.output import markdown_table
 from utils.run_dir import environment
 
@@ -103,11 +103,10 @@ def parity_markdown(parity: dict[str, Any]) -> str:
     bad = [row for row in rows if not row["ok"]]
     if bad:
         names = ", ".join(f"{row['neuron']} {row['surrogate']} {row['shape']} {row['dtype']}" for row in bad)
-        return f"**PARITY FAILED**: back end `{parity['backend']}` differs from the steps under autograd for {names}.\n"
+        return f"**PARITY FAILED**: back end `{parity['backend']}` differs from the reference for {names}.\n"
     exact = [row for row in rows if row["dtype"] == "float32" and not row["behind a norm"]]
     return (
-        f"Parity: back end `{parity['backend']}` makes the spikes of the steps under autograd in {len(rows)} "
-        f"comparisons "
+        f"Parity: back end `{parity['backend']}` makes the spikes of the reference in {len(rows)} comparisons "
         f"({sum(row['ties'] for row in rows)} of {sum(row['elements'] for row in rows)} elements at a tie left out); "
         f"largest error of a float32 gradient {max(row['gradient_error'] for row in exact):.1e} of the largest one.\n"
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from neurons.kernels.buffers import BUFFERS
+from neurons.ops.buffers import BUFFERS
 from utils.device import wait_for
 
 Samples = dict[str, dict[str, list[float]]]  # contender → phase → ms of each round

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from neurons import OURS, SpikingNeuron
-from neurons.kernels import lags_of
+from neurons import STEPPING, SpikingNeuron
+from neurons.ops import lags_of
 
 EXACT = 1e-10  # of the largest gradient: how well the parts must sum to autograd's
 
@@ -52,7 +52,7 @@ def gradient_flow(
         criterion: (logits [T, N, K], target) → scalar.
 
     Raises:
-        ValueError: if there is no LIF, PLIF or CLIF in the network.
+        ValueError: if there is no neuron with a step in the network.
         ArithmeticError: if the parts do not sum to autograd's gradient.
     """
     seen: dict[str, tuple[SpikingNeuron, Tensor, Tensor]] = {}
@@ -63,11 +63,11 @@ def gradient_flow(
 
     with ExitStack() as stack:
         for name, module in net.named_modules():
-            if isinstance(module, SpikingNeuron) and module.dynamics() is not None:
+            if isinstance(module, SpikingNeuron):
                 stack.callback(module.register_forward_hook(partial(keep, name)).remove)
         loss = criterion(net(x_seq), target)
     if not seen:
-        raise ValueError(f"the network has no {', '.join(OURS)} whose gradient could be split")
+        raise ValueError(f"the network has no {', '.join(STEPPING)} whose gradient could be split")
     tensors = [tensor for _, c, spikes in seen.values() for tensor in (c, spikes)]
     gradients = torch.autograd.grad(loss, tensors)
     pairs = zip(gradients[::2], gradients[1::2], strict=True)
@@ -80,13 +80,13 @@ def gradient_flow(
 @torch.no_grad()
 def split_layer(name: str, neuron: SpikingNeuron, c: Tensor, g_s: Tensor, g_c: Tensor) -> LayerFlow:
     """One layer by lag, from its input current c, ∂L/∂s and, to check the sum against, autograd's ∂L/∂c, [T, N, …]."""
-    T, dynamics, gamma = len(c), neuron.dynamics(), neuron.learned_gamma()
-    assert dynamics is not None
+    T, dynamics, learned = len(c), neuron.dynamics(), neuron.learned_values()
+    others = dynamics.state_names[1:]  # CLIF's m, ILIF's m and i: what but u carries a gradient
     l1, by_u, by_m = (torch.zeros(T, dtype=c.dtype) for _ in range(3))
     zeros = cut = sent = 0
     worst, later = 0.0, torch.zeros_like(c[0], dtype=torch.bool)  # later: where a later step has a spatial term
-    whole = lags_of(c, g_s, dynamics, gamma)
-    alone = lags_of(c, g_s, dynamics, gamma, through_m=False)
+    whole = lags_of(c, g_s, dynamics, learned)
+    alone = lags_of(c, g_s, dynamics, learned, cut=others)
     for t, parts, of_u in zip(range(T - 1, -1, -1), whole, alone, strict=True):  # parts: [T − t, N, …]
         n = len(parts)
         l1[:n] += parts.abs().flatten(1).sum(1)
@@ -107,7 +107,7 @@ def split_layer(name: str, neuron: SpikingNeuron, c: Tensor, g_s: Tensor, g_c: T
         share=(l1 / l1.sum().clamp(min=1e-300)).tolist(),
         zero=zeros / ((T - 1) * c[0].numel()) if T > 1 else None,
         cut=cut / max(sent, 1) if T > 1 else None,
-        m1=by_u.tolist() if dynamics.clif else None,
-        m2=by_m.tolist() if dynamics.clif else None,
+        m1=by_u.tolist() if others else None,
+        m2=by_m.tolist() if others else None,
         error=error,
     )

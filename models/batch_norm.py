@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from spikingjelly.activation_based import base, functional
 from torch import Tensor, nn
 
-from neurons import kernels
+from neurons import ops
 
 from .recompute import recomputing
 
@@ -40,7 +40,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     ``sum_over_ranks`` is set by :func:`synchronise` where several processes share a batch.
     """
 
-    sum_over_ranks: kernels.SumOverRanks | None = None
+    sum_over_ranks: ops.SumOverRanks | None = None
     t: int
 
     def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
@@ -96,7 +96,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
         y = F.batch_norm(frame, mean, var, self.weight, self.bias, True, 1.0, self.eps)
         return y, mean, var
 
-    def _over_ranks(self, x: Tensor, sum_over_ranks: kernels.SumOverRanks) -> Tensor:
+    def _over_ranks(self, x: Tensor, sum_over_ranks: ops.SumOverRanks) -> Tensor:
         steps = x
         if self.step_mode == "s":
             steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
@@ -104,7 +104,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
             steps = x.flatten(0, 1)[None]  # [T, N, C, H, W] → [1, T·N, C, H, W]
         elif is_static(x):
             steps = x[:1]
-        y, mean, var, n = kernels.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
+        y, mean, var, n = ops.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
         once = self.step_mode == "s" or self.merged
         T = 1 if once else x.shape[0]
         self.track(mean.expand(T, -1), var.expand(T, -1), n)
@@ -117,10 +117,18 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
             return functional.seq_to_ann_forward(x, (super().forward,))  # [T, N, …] → [T·N, …] and back
         T = x.shape[0] if self.step_mode == "m" else 1
         mean, var = self.of_steps(self.t if self.step_mode == "s" else 0, T)
-        scale, shift = kernels.scale_and_shift(mean, var, self.weight, self.bias, self.eps)  # [T, C]
+        scale, shift = ops.scale_and_shift(mean, var, self.weight, self.bias, self.eps)  # [T, C]
         if self.step_mode == "s":
             scale, shift = scale[0], shift[0]
         return (x * scale[..., None, :, None, None] + shift[..., None, :, None, None]).to(x.dtype)
+
+    def scale_and_shift(self, T: int) -> tuple[Tensor, Tensor]:
+        """a and b [T, C] of y = a·x + b, by the running statistics that evaluation uses (step mode ``"m"``)."""
+        mean, var = (self.running_mean[None], self.running_var[None])
+        if self.statistics == "per_step":
+            mean, var = self.of_steps(0, T)
+        scale, shift = ops.scale_and_shift(mean, var, self.weight, self.bias, self.eps)
+        return scale.expand(T, -1), shift.expand(T, -1)
 
     def of_steps(self, first: int, T: int) -> tuple[Tensor, Tensor]:
         """Running mean and variance [T, C] of the steps from ``first`` on; behind the last known one, that one's.
@@ -206,7 +214,7 @@ def batch_norms(net: nn.Module) -> list[BatchNorm2d]:
     return [module for module in net.modules() if isinstance(module, BatchNorm2d)]
 
 
-def synchronise(net: nn.Module, sum_over_ranks: kernels.SumOverRanks | None) -> None:
+def synchronise(net: nn.Module, sum_over_ranks: ops.SumOverRanks | None) -> None:
     """Take the statistics of every batch norm over the whole batch, of which each process has a share.
 
     Args:

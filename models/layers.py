@@ -13,12 +13,10 @@ import torch
 from spikingjelly.activation_based import base, functional, layer
 from torch import Tensor, nn
 
-from neurons import NEURONS, ReLU, SpikingNeuron, kernels
+from neurons import NEURONS, ReLU, SpikingNeuron
 
 from .batch_norm import BatchNorm2d, is_static
 from .recompute import recompute
-
-FUSED_BACKENDS = ("compile", "triton")  # where a norm and the neuron behind it are computed as one
 
 
 class Conv2d(layer.Conv2d):
@@ -33,27 +31,16 @@ class Conv2d(layer.Conv2d):
 
 def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
-    if (
-        isinstance(norm, BatchNorm2d)
-        and norm.sees_steps
-        and isinstance(neuron, SpikingNeuron)
-        and not neuron.keep_state
-    ):
-        backend, dynamics = neuron.backend_for(x), neuron.dynamics()
-        if dynamics is not None and backend in FUSED_BACKENDS:
-            spikes, mean, var, n = kernels.norm_and_fire(
-                x,
-                norm.weight,
-                norm.bias,
-                norm.eps,
-                neuron.learned_gamma(),
-                dynamics,
-                backend,
-                norm.sum_over_ranks,
-            )
-            norm.track(mean, var, n)
-            return spikes
-    return neuron(norm(x))
+    if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):
+        return neuron(norm(x))
+    if norm.step_mode != "m" or not neuron.can_fuse(x):
+        return neuron(norm(x))
+    if not norm.training:
+        return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))
+    spikes, mean, var, n = neuron.fire_normed(x, norm.weight, norm.bias, norm.eps, norm.merged, norm.sum_over_ranks)
+    values = x.numel() // x.shape[2] // mean.shape[0]
+    norm.track(mean, var, values if norm.sum_over_ranks is None else n)
+    return spikes
 
 
 @dataclass(frozen=True)

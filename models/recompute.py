@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -14,8 +15,8 @@ _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
 
 
 def recomputing() -> bool:
-    """Whether a block runs for the second time, in the backward pass."""
-    return _recomputing.get()
+    """Whether a block runs for the second time, in the backward pass. Never in a graph that torch.compile makes."""
+    return not torch.compiler.is_compiling() and _recomputing.get()
 
 
 @contextmanager

@@ -10,7 +10,10 @@ from torch import nn
 from neurons import WEIGHTLESS, SpikingNeuron, build_neuron
 
 # what a neuron and the one in its place have in common
-SETTINGS = ("tau", "v_threshold", "v_reset", "surrogate", "alpha", "step_mode", "backend", "keep_state", "bptt_k")
+SETTINGS = (
+    *("tau", "v_threshold", "v_reset", "surrogate", "alpha", "step_mode", "backend", "keep_state", "bptt_k"),
+    *("decay_input", "detach_reset"),
+)
 
 
 def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Module]) -> None:
@@ -53,5 +56,5 @@ def exchange_neurons(net: nn.Module, name: str) -> None:
     """
     neurons = [module for module in net.modules() if isinstance(module, SpikingNeuron)]
     if name not in WEIGHTLESS or not neurons or any(list(neuron.parameters()) for neuron in neurons):
-        raise ValueError(f"only {' and '.join(WEIGHTLESS)} can stand in for each other: the rest have weights to train")
+        raise ValueError(f"only {', '.join(WEIGHTLESS)} can stand in for each other: the rest have weights to train")
     replace_neurons(net, lambda _, neuron: build_like(neuron, name))

@@ -1,4 +1,4 @@
-"""Spiking neurons: pure step functions in the paper's symbols under modules on SpikingJelly 2's base.
+"""Spiking neurons: each a pure step function in its paper's symbols, under a module on SpikingJelly 2's base.
 
 This package imports nothing else of the project; ``pip install .`` installs it as ``clif_neurons``.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from inspect import signature
 
 from torch import Tensor, nn
 
@@ -15,9 +14,10 @@ from .base import SpikingNeuron
 from .clif import CLIF, clif_step
 from .defaults import TAU
 from .glif import GLIF
-from .kernels import BACKENDS
+from .ilif import ILIF
 from .klif import KLIF
 from .lif import LIF, lif_step
+from .ops import BACKENDS, Learned
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU
@@ -27,6 +27,7 @@ __all__ = [
     "BACKENDS",
     "CLIF",
     "GLIF",
+    "ILIF",
     "KLIF",
     "LIF",
     "NEURONS",
@@ -34,6 +35,7 @@ __all__ = [
     "PSN",
     "SURROGATES",
     "TAU",
+    "Learned",
     "ReLU",
     "SpikingNeuron",
     "build_neuron",
@@ -47,21 +49,24 @@ NEURONS: dict[str, type[nn.Module]] = {
     "CLIF": CLIF,
     "KLIF": KLIF,
     "GLIF": GLIF,
+    "ILIF": ILIF,
     "PSN": PSN,
     "relu": ReLU,
 }
 
 
 def taking(option: str) -> tuple[str, ...]:
-    """The neurons whose constructors take ``option``."""
-    return tuple(name for name, neuron in NEURONS.items() if option in signature(neuron).parameters)
+    """The neurons that declare ``option``."""
+    return tuple(name for name, neuron in NEURONS.items() if neuron.takes(option))  # type: ignore[attr-defined]
 
 
+STEPPING = tuple(name for name, neuron in NEURONS.items() if issubclass(neuron, SpikingNeuron))  # those with a step
 HARD_RESET = taking("v_reset")  # neurons that a v_reset means something to
-OURS = taking("bptt_k")  # neurons of SpikingNeuron: they have back ends, a bptt_k, and a twin in LIF
 WHOLE_SEQUENCES = tuple(name for name in NEURONS if name not in taking("step_mode"))  # they see T steps at once
-# of ours, those that learn nothing: one can stand in for the other in mid-training
-WEIGHTLESS = tuple(name for name in OURS if not list(NEURONS[name]().parameters()))
+# those that a LIF with the same weights can stand in for
+WITH_LIF_TWIN = tuple(name for name in STEPPING if NEURONS[name].has_lif_twin)  # type: ignore[attr-defined]
+# of those with a step, those that learn nothing: one can stand in for the other in mid-training
+WEIGHTLESS = tuple(name for name in STEPPING if not NEURONS[name].learned)  # type: ignore[attr-defined]
 
 
 def build_neuron(
@@ -76,34 +81,39 @@ def build_neuron(
     backend: str = "auto",
     keep_state: bool = True,
     bptt_k: int | None = None,
+    decay_input: bool = False,
+    detach_reset: bool = False,
     T: int | None = None,
+    channels: int | None = None,
 ) -> nn.Module:
     """Build a neuron by its name on the command line.
 
     Args:
         name: a key of :data:`NEURONS`.
-        tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k: see
-            :class:`SpikingNeuron`. KLIF has no use for ``keep_state``: it keeps its state until ``reset``. GLIF and PSN
-            learn what ``tau`` and ``v_threshold`` say. ``relu`` has no use for any but ``step_mode``.
         T: time steps; GLIF and PSN need it, the others take any length.
+        others: see :class:`SpikingNeuron`. GLIF learns what ``tau`` and ``v_threshold`` say, PSN too, whose weights
+            are its memory. ``relu`` has no use for any but ``step_mode``.
 
     Raises:
-        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or ``v_reset``, ``bptt_k``, ``backend`` or
-            ``step_mode`` asks for what the neuron has not.
+        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or the neuron has no use for an option.
     """
     if name not in NEURONS:
         near = get_close_matches(name.upper(), NEURONS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"unknown neuron {name!r}{hint} Known: {', '.join(NEURONS)}")
-    takes = signature(NEURONS[name]).parameters
-    if v_reset is not None and "v_reset" not in takes:
+    neuron = NEURONS[name]
+    takes: Callable[[str], bool] = neuron.takes  # type: ignore[attr-defined]
+    if v_reset is not None and not takes("v_reset"):
         raise ValueError(f"{name} has no reset value: v_reset works with {' and '.join(HARD_RESET)}")
-    if bptt_k is not None and "bptt_k" not in takes:
-        raise ValueError(f"bptt_k works with {', '.join(OURS[:-1])} and {OURS[-1]}, not with {name}")
-    if backend not in ("auto", "torch") and "backend" not in takes and name != "relu":
-        raise ValueError(f"{name} is computed by torch, and backend {backend} was asked for; leave it out")
-    if step_mode != "m" and "step_mode" not in takes:
+    if bptt_k is not None and not takes("bptt_k"):
+        raise ValueError(f"bptt_k works with {', '.join(STEPPING[:-1])} and {STEPPING[-1]}, not with {name}")
+    if backend not in ("auto", "reference", "torch") and not takes("backend") and name != "relu":
+        raise ValueError(f"{name} has no step to derive kernels from: leave backend {backend} out")
+    if step_mode != "m" and not takes("step_mode"):
         raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")
+    for option, asked in (("decay_input", decay_input), ("detach_reset", detach_reset), ("channels", channels)):
+        if asked and not takes(option):
+            raise ValueError(f"{option} works with {' and '.join(taking(option))}, not with {name}")
     options = {
         "tau": tau,
         "v_threshold": v_threshold,
@@ -114,6 +124,9 @@ def build_neuron(
         "backend": backend,
         "keep_state": keep_state,
         "bptt_k": bptt_k,
+        "decay_input": decay_input,
+        "detach_reset": detach_reset,
         "T": T,
+        "channels": channels,
     }
-    return NEURONS[name](**{option: value for option, value in options.items() if option in takes})
+    return neuron(**{option: value for option, value in options.items() if takes(option)})

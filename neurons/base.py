@@ -1,20 +1,41 @@
-"""The thin module under every spiking neuron here: states, step modes, and the loop over time."""
+"""The thin module under every spiking neuron here: declarations, states, step modes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, ClassVar
 
-import torch
 from spikingjelly.activation_based import base
-from torch import Tensor
+from torch import Tensor, nn
 
 from .defaults import TAU
-from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence, fire_windowed
-from .surrogate import SURROGATES, spike_function
+from .ops import (
+    Dynamics,
+    Learned,
+    SumOverRanks,
+    choose_backend,
+    fire,
+    fire_windowed,
+    norm_and_fire,
+    unrolled,
+)
+from .ops.dynamics import check_states, declare, parameter_table, per_element
+from .options import DEFAULTS, check_computation, check_options, first_value, takes
 
 
 class SpikingNeuron(base.MemoryModule):
     """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
+
+    A neuron declares, as attributes of its class:
+
+    - ``step``: (c, *states, *learned, **settings, spike) → (spikes, *states), its only description;
+    - ``states``: their names and values at the start, a number or the name of an option (0 where that is None);
+    - ``learned``: its learned parameters (:class:`Learned`);
+    - ``options``: those of the options below, from ``tau`` to ``detach_reset``, that mean something to it;
+    - ``settings``: the attributes that ``step`` is called with, by name; ``options`` where they are the same.
+
+    Reference, kernels, their derivatives and gradients by lag are derived from the step.
 
     ``step_mode='m'`` maps a sequence [T, N, *] to spikes [T, N, *]; ``'s'`` maps one step [N, *].
     ``functional.reset_net`` and ``functional.set_step_mode`` work as on any SpikingJelly neuron.
@@ -23,27 +44,39 @@ class SpikingNeuron(base.MemoryModule):
         tau: membrane time constant, in time steps, > 1.
         v_threshold: V_th.
         v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
-        surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, or any differentiable x ↦ Θ(x)
+        surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, ``"atan"``, or any differentiable x ↦ Θ(x)
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
         step_mode: ``"m"`` or ``"s"``.
-        backend: what computes a sequence: ``"torch"``, ``"compile"`` (C, compiled here, for the CPU), ``"triton"``
-            (CUDA), or ``"auto"``, the fastest of these that can. All give the same numbers; single steps, and a
-            surrogate of your own, run the step function under autograd.
+        backend: what computes a sequence: ``"reference"`` (the step under autograd), ``"c"`` (compiled here, for the
+            CPU), ``"triton"`` (CUDA), or ``"auto"``, the fastest of these that can. All give the same numbers; single
+            steps, and a surrogate of your own, run the step under autograd.
         keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
             convention). The networks of this project start every sequence afresh and turn it off.
         bptt_k: gradients through time are cut after so many steps, as in the paper's Table 3: a spike's gradient
             reaches the k steps that end with its own; 1 is the spatial gradient alone, None full BPTT. It works on
-            sequences, with a named surrogate, by back end ``"torch"``.
+            sequences, with a named surrogate, by the derived derivative of the step.
+        decay_input: charge with c/τ instead of c (SpikingJelly's default). detach_reset: no gradient through the reset.
+        T: time steps, for a neuron that learns something for each.
+        channels: C, for one learned value per channel instead of one per layer.
 
     Raises:
-        ValueError: if ``tau`` ≤ 1, the surrogate is unknown, or ``bptt_k`` meets what cannot do it.
+        ValueError: if a value is out of range, or an option means nothing to this neuron.
     """
+
+    step: ClassVar[Callable[..., tuple[Tensor, ...]]]
+    states: ClassVar[dict[str, float | str]]
+    learned: ClassVar[tuple[Learned, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
+    settings: ClassVar[tuple[str, ...] | None] = None
+    has_lif_twin: ClassVar[bool] = False  # a LIF with the same τ, V_th and weights is its cheap stand-in (Table 8)
+    declared: ClassVar[str]
 
     def __init__(
         self,
         tau: float = TAU,
         v_threshold: float = 1.0,
+        *,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,
@@ -51,114 +84,172 @@ class SpikingNeuron(base.MemoryModule):
         backend: str = "auto",
         keep_state: bool = True,
         bptt_k: int | None = None,
+        decay_input: bool = False,
+        detach_reset: bool = False,
+        T: int | None = None,
+        channels: int | None = None,
     ):
         super().__init__()
-        if not tau > 1:
-            raise ValueError(f"tau must be > 1, not {tau}")
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-        self.tau, self.v_threshold, self.v_reset = float(tau), float(v_threshold), v_reset
-        self.surrogate, self.alpha = surrogate, alpha
-        self.spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
+        given = {
+            "tau": float(tau),
+            "v_threshold": float(v_threshold),
+            "v_reset": v_reset,
+            "decay_input": decay_input,
+            "detach_reset": detach_reset,
+            "T": T,
+            "channels": channels,
+            "step_mode": step_mode,
+        }
+        check_options(type(self), given)
+        check_computation(surrogate, alpha, backend, bptt_k)
+        names = [each.name for each in self.learned]
+        for option, value in {**given, "alpha": float(alpha)}.items():
+            if option not in names and option != "step_mode":
+                setattr(self, option, value)
+        self.surrogate, self._width, self.backend, self.bptt_k = surrogate, float(alpha), backend, bptt_k
         self.step_mode, self.keep_state = step_mode, keep_state
-        self.backend, self.bptt_k = backend, bptt_k
-        if bptt_k is not None:
-            self._check_window(bptt_k)
-        self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
-
-    step: Callable[..., tuple[Tensor, ...]]
-    """One time step: input current c [N, *] and the states → (spikes, *new states), all [N, *]."""
+        for state, start in self.starts():
+            self.register_memory(state, start)
+        for each in self.learned:
+            self.register_parameter(each.name, nn.Parameter(first_value(each, self, T, channels)))
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "step" in vars(cls) and "dynamics" not in vars(cls):  # a parent's kernels know nothing of a new step
-            cls.dynamics = SpikingNeuron.dynamics  # type: ignore[method-assign]
+        names = ["c", "s", *cls.states, *(each.name for each in cls.learned)]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise TypeError(f"{cls.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
+        cls.declared = declare(cls)
+
+    @property
+    def width(self) -> float:
+        """The surrogate's α, whatever else is called alpha (GLIF has a gate of that name)."""
+        return vars(self).get("alpha", self._width)
+
+    @classmethod
+    def takes(cls, option: str) -> bool:
+        """Whether an option of the constructor means something to this neuron."""
+        return takes(cls, option)
+
+    def supported_step_mode(self) -> tuple[str, ...]:
+        return ("s", "m") if self.takes("step_mode") else ("m",)
+
+    def starts(self) -> tuple[tuple[str, float], ...]:
+        """Each state's name and its value before the first step."""
+        pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
+        return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
+
+    def dynamics(self) -> Dynamics:
+        """The step with all that it is called with: what everything else is derived from."""
+        settings = self.options if self.settings is None else self.settings
+        per_channel = self.channels is not None
+        return Dynamics(
+            type(self).__name__,
+            type(self).step,
+            self.starts(),
+            tuple(replace(each, per_channel=each.per_channel and per_channel) for each in self.learned),
+            tuple((name, getattr(self, name)) for name in settings),
+            self.surrogate,
+            self.width,
+        )
+
+    def learned_values(self) -> tuple[Tensor, ...]:
+        """The learned parameters, in the order of the step's arguments."""
+        return tuple(getattr(self, each.name) for each in self.learned)
+
+    def advance(self, c: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        """One time step with this neuron's settings: c and states [N, *] → spikes, states [N, *]."""
+        dynamics = self.dynamics()
+        learned = zip(dynamics.learned, self.learned_values(), strict=True)
+        return dynamics(c, *states, *(per_element(each, value, 0, c.dim()) for each, value in learned))
 
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""
         if self.bptt_k is not None:
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
-        spike, *states = self.step(c.to(states[0].dtype), *states)
+        spike, *states = self.advance(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
 
     def materialize_states(self, inputs, states, step_mode):
-        """States that are still scalars become tensors [N, *]; in half precision they are float32."""
+        """States that are still scalars become tensors [N, *], float32 or better; others are checked.
+
+        Raises:
+            ValueError: naming a state of another shape, dtype or device than the input asks for.
+        """
         like = inputs[0] if step_mode == "s" else inputs[0][0]
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return tuple(s if isinstance(s, Tensor) else torch.full_like(like, s, dtype=dtype) for s in states)
+        return check_states(type(self).__name__, tuple(type(self).states), states, like)
 
     def multi_step_functional_forward(self, inputs, states):
         """A sequence with explicit states (SpikingJelly 2's functional interface)."""
         (x_seq,) = inputs
-        dynamics = self.dynamics()
-        if dynamics is None:
-            self.backend_for(x_seq)  # one that was asked for, and cannot, is refused
-            return super().multi_step_functional_forward(inputs, states)
-        spike_seq, states = self._fire(x_seq, states, dynamics, last=True)
-        return (spike_seq,), states
+        spikes, states = self._fire(x_seq, self.materialize_states(inputs, states, "m"), last=True)
+        return (spikes,), states
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
-        """Input current [T, N, *] → spikes [T, N, *]."""
+        """Input current [T, N, *] → spikes [T, N, *].
+
+        Raises:
+            ValueError: if it was built for another T.
+        """
+        if self.T is not None and x_seq.shape[0] != self.T:
+            name = type(self).__name__
+            raise ValueError(f"{name} was built for T = {self.T}, and the sequence has {x_seq.shape[0]} steps")
         if self.keep_state:
             return super().multi_step_forward(x_seq)
-        dynamics = self.dynamics()
-        if dynamics is not None:
-            return self._fire(x_seq, (), dynamics, last=False)[0]
-        states = self.materialize_states((x_seq,), tuple(self._memories_rv.values()), "m")
-        (spike_seq,), _ = self.multi_step_functional_forward((x_seq,), states)
-        return spike_seq
+        return self._fire(x_seq, (), last=False)[0]
 
-    def _fire(
-        self, x_seq: Tensor, states: tuple[Tensor, ...], dynamics: Dynamics, last: bool
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        gamma = self.learned_gamma()
+    def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        dynamics, learned = self.dynamics(), self.learned_values()
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
-            return fire_windowed(x_seq, gamma, states, dynamics, window=self.bptt_k, last=last)
-        return fire_sequence(x_seq, gamma, states, dynamics, backend=self.backend_for(x_seq), last=last)
+            return fire_windowed(x_seq, parameter_table(dynamics, learned), states, dynamics, self.bptt_k)
+        backend = self.backend_for(x_seq)
+        if backend == "reference":
+            return unrolled(x_seq, learned, states, dynamics)
+        return fire(x_seq, parameter_table(dynamics, learned), states, dynamics, self.declared, backend, last)
+
+    def can_fuse(self, x_seq: Tensor) -> bool:
+        """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
+        return not self.keep_state and self.backend_for(x_seq) != "reference"
+
+    def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+        """Spikes of the current scale·x + shift, from a fresh state; scale and shift are [T, C]."""
+        dynamics = self.dynamics()
+        table, backend = parameter_table(dynamics, self.learned_values()), self.backend_for(x_seq)
+        return fire(x_seq, table, (), dynamics, self.declared, backend, False, norm)[0]
+
+    def fire_normed(
+        self,
+        x_seq: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        merged: bool,
+        sum_over_ranks: SumOverRanks | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Spikes of x normalised by its own statistics, from a fresh state; see :func:`neurons.ops.norm_and_fire`."""
+        dynamics = self.dynamics()
+        table, backend = parameter_table(dynamics, self.learned_values()), self.backend_for(x_seq)
+        return norm_and_fire(x_seq, weight, bias, eps, table, dynamics, self.declared, backend, merged, sum_over_ranks)
 
     def backend_for(self, x_seq: Tensor) -> str:
-        """The back end that computes this sequence: ``"torch"``, ``"compile"`` or ``"triton"``.
+        """The back end that computes this sequence: ``"reference"``, ``"c"`` or ``"triton"``.
 
         Raises:
             ValueError: if ``backend`` names one that cannot.
         """
-        known = self.dynamics() is not None
-        if not known and isinstance(self.surrogate, str) and self.backend in ("compile", "triton"):
-            raise ValueError(f"backend {self.backend} does not know {type(self).__name__}; take backend torch")
-        backend = "torch" if self.bptt_k is not None else self.backend
-        return choose_backend(backend, x_seq, self.surrogate if known else None)
+        return "reference" if self.bptt_k is not None else choose_backend(self.backend, x_seq, self.dynamics())
 
-    def dynamics(self) -> Dynamics | None:
-        """What the kernels must know of this neuron; None where they don't know it: then its steps run under autograd.
-
-        A neuron whose ``step`` is that of LIF or CLIF returns :meth:`dynamics_of`.
-        """
-        return None
-
-    def dynamics_of(self, clif: bool) -> Dynamics | None:
-        """CLIF's or LIF's dynamics with these settings; None with a surrogate that the kernels don't know."""
-        if not isinstance(self.surrogate, str):
-            return None
-        return Dynamics(clif, self.tau, self.v_threshold, self.v_reset, self.surrogate, self.alpha)
-
-    def _check_window(self, bptt_k: int) -> None:
-        if bptt_k < 1:
-            raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
-        if not isinstance(self.surrogate, str):
-            raise ValueError(f"bptt_k works with the surrogates {', '.join(SURROGATES)}, not with one of your own")
-        if self.dynamics() is None:
-            raise ValueError(f"bptt_k needs dynamics that the kernels know, and {type(self).__name__} has none")
-        if self.backend not in ("auto", "torch"):
-            raise ValueError(
-                f"bptt_k is computed by backend torch, and backend {self.backend} was asked for; leave it out"
-            )
-
-    def learned_gamma(self) -> Tensor | None:
-        """γ where it is learned (PLIF), a scalar; None where it is 1 − 1/τ."""
-        return None
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: states as numbers, without the graph that they came from."""
+        state = self.__dict__.copy()
+        memories = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self._memories.items()}
+        return {**state, "_memories": memories}
 
     def extra_repr(self) -> str:
-        reset = "" if self.v_reset is None else f", v_reset={self.v_reset}"
-        cut = "" if self.bptt_k is None else f", bptt_k={self.bptt_k}"
-        return f"tau={self.tau}{reset}, surrogate={self.surrogate}, alpha={self.alpha}, step_mode={self.step_mode}{cut}"
+        shown = {option: getattr(self, option) for option in self.options if getattr(self, option) != DEFAULTS[option]}
+        shown = {"tau": getattr(self, "tau", None)} | shown if "tau" in self.options else shown
+        shown |= {"surrogate": self.surrogate, "alpha": self.width, "step_mode": self.step_mode}
+        if self.bptt_k is not None:
+            shown["bptt_k"] = self.bptt_k
+        return ", ".join(f"{option}={value}" for option, value in shown.items())

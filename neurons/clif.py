@@ -7,8 +7,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
-from .defaults import TAU
-from .kernels import Dynamics
 
 
 def clif_step(
@@ -23,8 +21,8 @@ def clif_step(
     m[t] = m[t−1]·σ(u[t]/τ) + s[t];  u[t] ← u[t] − s[t]·(V_th + σ(m[t])),  with γ = 1 − 1/τ.
 
     Args:
-        c: input current [N, *]; u: membrane potential after the last reset [N, *];
-            m: complementary potential [N, *].
+        c: input current [N, *]; u: membrane potential after the last reset [N, *].
+        m: complementary potential [N, *].
 
     Returns:
         spikes s[t], membrane potential after reset u[t], complementary potential m[t], all [N, *].
@@ -43,22 +41,7 @@ class CLIF(SpikingNeuron):
     States ``v`` = u and ``m``, both 0 at the start.
     """
 
-    def __init__(
-        self,
-        tau: float = TAU,
-        v_threshold: float = 1.0,
-        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-        alpha: float = 1.0,
-        step_mode: str = "m",
-        backend: str = "auto",
-        keep_state: bool = True,
-        bptt_k: int | None = None,
-    ):
-        super().__init__(tau, v_threshold, None, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
-        self.register_memory("m", 0.0)
-
-    def dynamics(self) -> Dynamics | None:
-        return self.dynamics_of(clif=True)
-
-    def step(self, c: Tensor, u: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-        return clif_step(c, u, m, self.tau, self.v_threshold, self.spike)
+    step = staticmethod(clif_step)
+    states = {"v": 0.0, "m": 0.0}
+    options = ("tau", "v_threshold")
+    has_lif_twin = True

@@ -1,46 +1,79 @@
-"""GLIF: the gated LIF (Yao et al., NeurIPS 2022), SpikingJelly's node."""
+"""GLIF: the gated LIF (Yao et al., NeurIPS 2022)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from spikingjelly.activation_based import neuron
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from .precision import check_sequence, check_steps, in_float32
-from .surrogate import spike_function
+from .base import SpikingNeuron
+from .ops import Learned
+
+THRESHOLD, DECAY, CONDUCTANCE = 0.5, 0.25, 0.5  # what the paper starts from
 
 
-class GLIF(neuron.GatedLIFNode):
-    """LIF with learned gates between exponential and linear leak, constant and per-step input, soft and hard reset.
+def glif_step(
+    c: Tensor,
+    u: Tensor,
+    s: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    gamma: Tensor,
+    tau: Tensor,
+    v_threshold: Tensor,
+    linear_decay: Tensor,
+    v_subreset: Tensor,
+    conduct: Tensor,
+    spike: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. 5–10 of its paper; a, b, c′, τ, V_th, l, r, g are σ of what is learned, g for each step:
 
-    One set of weights per layer. Leak, threshold and reset are learned from the paper's start (decay 0.25,
-    threshold 0.5): a τ or V_th from outside means nothing to it. Whole sequences of T steps only (``'m'``).
+    u[t] = (1 − a·(1 − τ))·u[t−1]·(1 − c′·s[t−1]) − (1 − a)·l + (1 − b·(1 − g[t]))·c[t] − (1 − c′)·r·s[t−1];
+    s[t] = Θ(u[t] − V_th).
 
     Args:
-        T: time steps: it learns one conductance for each.
-        surrogate, alpha: as in :class:`neurons.SpikingNeuron`.
+        c: input current [N, *]; u, s: membrane potential and spikes of the last step [N, *]. The reset acts a step
+            later.
 
-    Raises:
-        ValueError: if ``T`` is missing, or a sequence of another length comes in.
+    Returns:
+        spikes s[t], u[t], and s[t] again, the next step's state, all [N, *].
+    """
+    a, b, hard, theta = alpha.sigmoid(), beta.sigmoid(), gamma.sigmoid(), v_threshold.sigmoid()
+    kept = (1 - a * (1 - tau.sigmoid())) * u * (1 - hard * s)
+    lost = (1 - a) * linear_decay.sigmoid() + (1 - hard) * v_subreset.sigmoid() * s
+    u = kept - lost + (1 - b * (1 - conduct.sigmoid())) * c
+    s = spike(u - theta)
+    return s, u, s
+
+
+def logit(p: float) -> float:
+    return math.log(p / (1 - p))
+
+
+def gate(neuron: SpikingNeuron) -> Tensor:
+    """A gate starts near ½: σ of a number drawn from ±0.1."""
+    return torch.empty(()).uniform_(-0.1, 0.1)
+
+
+class GLIF(SpikingNeuron):
+    """LIF with learned gates between exponential and linear leak, constant and per-step input, soft and hard reset.
+
+    One set of weights per layer, or per channel if ``channels`` is given. Leak, threshold and reset are learned from
+    the paper's start (decay 0.25, threshold 0.5): a τ or V_th from outside means nothing to it. It learns a conductance
+    for each step, and so takes whole sequences of T steps only. States ``v`` = u and ``fired``, the last spikes.
     """
 
-    def __init__(
-        self,
-        T: int | None = None,
-        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-        alpha: float = 1.0,
-    ):
-        spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
-        super().__init__(check_steps("GLIF", T), surrogate_function=spike)
-        for gate in (self.alpha, self.beta, self.gamma):  # its own draws come from NumPy; ours from torch's seed
-            nn.init.uniform_(gate, -0.1, 0.1)
-
-    def supported_step_mode(self) -> tuple[str, ...]:
-        return ("m",)
-
-    def forward(self, x_seq: Tensor) -> Tensor:
-        """Input current [T, N, *] → spikes [T, N, *]."""
-        check_sequence("GLIF", self.T, x_seq)
-        maps = x_seq.flatten(2)[..., None, None] if x_seq.dim() != 5 else x_seq  # it knows frames [N, C, H, W] alone
-        return in_float32(super().forward, maps).view(x_seq.shape)
+    step = staticmethod(glif_step)
+    states = {"v": 0.0, "fired": 0.0}
+    learned = (
+        Learned("alpha", gate, per_channel=True),
+        Learned("beta", gate, per_channel=True),
+        Learned("gamma", gate, per_channel=True),
+        Learned("tau", logit(DECAY), per_channel=True),
+        Learned("v_threshold", logit(THRESHOLD), per_channel=True),
+        Learned("linear_decay", lambda neuron: logit(THRESHOLD / (2 * neuron.T)), per_channel=True),
+        Learned("v_subreset", logit(THRESHOLD), per_channel=True),
+        Learned("conduct", logit(CONDUCTANCE), per_step=True, per_channel=True),
+    )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
-from .kernels import Dynamics
 
 
 def lif_step(
@@ -17,6 +16,8 @@ def lif_step(
     v_threshold: float,
     v_reset: float | None,
     spike: Callable[[Tensor], Tensor],
+    decay_input: bool = False,
+    detach_reset: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """u[t] = γ·u[t−1] + c[t];  s[t] = Θ(u[t] − V_th);  u[t] ← u[t] − V_th·s[t].
 
@@ -26,24 +27,30 @@ def lif_step(
     Args:
         c: input current [N, *]; u: membrane potential after the last reset [N, *].
         gamma: γ = 1 − 1/τ.
+        decay_input: charge with c[t]/τ = (1 − γ)·c[t] instead of c[t], as much of the literature does.
+        detach_reset: no gradient passes the s[t] of the reset.
 
     Returns:
-        spikes s[t] and membrane potential after reset u[t], both [N, *]. No part of it is detached.
+        spikes s[t] and membrane potential after reset u[t], both [N, *]. Without ``detach_reset`` no part is detached.
     """
-    if v_reset is None:
-        u = gamma * u + c
-        s = spike(u - v_threshold)
-        return s, u - v_threshold * s
-    u = v_reset + gamma * (u - v_reset) + c
+    if decay_input:
+        c = (1 - gamma) * c
+    u = gamma * u + c if v_reset is None else v_reset + gamma * (u - v_reset) + c
     s = spike(u - v_threshold)
-    return s, (1 - s) * u + v_reset * s
+    fired = s.detach() if detach_reset else s
+    return s, u - v_threshold * fired if v_reset is None else (1 - fired) * u + v_reset * fired
 
 
 class LIF(SpikingNeuron):
     """Leaky integrate-and-fire; arguments of :class:`SpikingNeuron`. State ``v`` = u."""
 
-    def dynamics(self) -> Dynamics | None:
-        return self.dynamics_of(clif=False)
+    step = staticmethod(lif_step)
+    states = {"v": "v_reset"}
+    options = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset")
+    settings = ("gamma", "v_threshold", "v_reset", "decay_input", "detach_reset")
+    has_lif_twin = True
 
-    def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return lif_step(c, u, 1 - 1 / self.tau, self.v_threshold, self.v_reset, self.spike)
+    @property
+    def gamma(self) -> float:
+        """γ = 1 − 1/τ."""
+        return 1 - 1 / self.tau

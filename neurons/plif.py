@@ -5,42 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import SpikingNeuron
-from .defaults import TAU
-from .kernels import Dynamics
 from .lif import lif_step
+from .ops import Learned
+
+
+def plif_step(
+    c: Tensor,
+    u: Tensor,
+    w: Tensor,
+    v_threshold: float,
+    v_reset: float | None,
+    spike: Callable[[Tensor], Tensor],
+    decay_input: bool = False,
+    detach_reset: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`.lif.lif_step` with 1/τ = σ(w)."""
+    return lif_step(c, u, 1 - w.sigmoid(), v_threshold, v_reset, spike, decay_input, detach_reset)
 
 
 class PLIF(SpikingNeuron):
-    """LIF whose leak is learned, one scalar ``w`` per layer: 1/τ = σ(w), w₀ = −ln(τ − 1).
+    """LIF whose leak is learned, ``w``: 1/τ = σ(w), w₀ = −ln(τ − 1), a scalar or one for each of ``channels``.
 
     Arguments of :class:`SpikingNeuron`; ``tau`` is the initial τ. State ``v`` = u.
     """
 
-    def __init__(
-        self,
-        tau: float = TAU,
-        v_threshold: float = 1.0,
-        v_reset: float | None = None,
-        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-        alpha: float = 1.0,
-        step_mode: str = "m",
-        backend: str = "auto",
-        keep_state: bool = True,
-        bptt_k: int | None = None,
-    ):
-        super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
-        self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
-
-    def learned_gamma(self) -> Tensor:
-        """γ = 1 − 1/τ = 1 − σ(w), a scalar."""
-        return 1 - self.w.sigmoid()
-
-    def dynamics(self) -> Dynamics | None:
-        return self.dynamics_of(clif=False)
-
-    def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return lif_step(c, u, self.learned_gamma(), self.v_threshold, self.v_reset, self.spike)
+    step = staticmethod(plif_step)
+    states = {"v": "v_reset"}
+    learned = (Learned("w", lambda neuron: -math.log(neuron.tau - 1), per_channel=True),)
+    options = ("tau", "v_threshold", "v_reset", "decay_input", "detach_reset")
+    settings = ("v_threshold", "v_reset", "decay_input", "detach_reset")
+    has_lif_twin = True

@@ -15,7 +15,8 @@ class PSN(neuron.PSN):
     """h = W·x over time, s = Θ(h − V_th): W [T, T] and −V_th [T, 1] are learned, ``weight`` and ``bias``.
 
     W starts small and V_th at 1, where a narrow surrogate may see little for small T (its paper takes a wide one).
-    It has no state, leak or reset, sees later steps from earlier ones, and takes whole sequences only (``'m'``).
+    It has no step, and so no state, leak or reset, and nothing is derived of it: it sees later steps from earlier ones,
+    and takes whole sequences only (``'m'``).
 
     Args:
         T: time steps.
@@ -33,6 +34,11 @@ class PSN(neuron.PSN):
     ):
         spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         super().__init__(check_steps("PSN", T), surrogate_function=spike)
+
+    @classmethod
+    def takes(cls, option: str) -> bool:
+        """Whether an option of ``build_neuron`` means something to it."""
+        return option in ("T", "surrogate", "alpha")
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input current [T, N, *] → spikes [T, N, *]."""

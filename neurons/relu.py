@@ -13,5 +13,10 @@ class ReLU(nn.ReLU, StepModule):
         super().__init__()
         self.step_mode = step_mode
 
+    @classmethod
+    def takes(cls, option: str) -> bool:
+        """Whether an option of ``build_neuron`` means something to it."""
+        return option == "step_mode"
+
     def forward(self, x: Tensor) -> Tensor:
         return x.relu()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from neurons import HARD_RESET, OURS, WEIGHTLESS, WHOLE_SEQUENCES
+from neurons import HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.cli import OneLineParser, exchange_of
 
 from .option import Option
@@ -77,11 +77,12 @@ def check_together(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
         refuse(f"-v_reset: {neuron} has no reset value; it works with {' and '.join(HARD_RESET)}")
     if args.step_mode == "s" and neuron in WHOLE_SEQUENCES:
         refuse(f"-step_mode s: {neuron} sees whole sequences; leave it out")
-    if args.backend in ("compile", "triton") and ((neuron not in OURS and neuron != "relu") or args.bptt_k is not None):
-        what = neuron if neuron not in OURS else "-bptt_k"
+    unknown_to_kernels = neuron not in STEPPING and neuron != "relu"
+    if args.backend in ("c", "compile", "triton") and (unknown_to_kernels or args.bptt_k is not None):
+        what = neuron if neuron not in STEPPING else "-bptt_k"
         refuse(f"-backend {args.backend}: {what} is computed by torch; leave -backend out")
-    if args.bptt_k is not None and neuron not in OURS:
-        refuse(f"-bptt_k cuts the gradients through time of {', '.join(OURS)}, not of {neuron}")
+    if args.bptt_k is not None and neuron not in STEPPING:
+        refuse(f"-bptt_k cuts the gradients through time of {', '.join(STEPPING)}, not of {neuron}")
     if args.bptt_k is not None and args.step_mode == "s":
         refuse("-bptt_k works on whole sequences: leave -step_mode s out")
     if args.bn_eval == "per_step" and args.bn == "merged":
@@ -97,7 +98,7 @@ def check_switch(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
     neuron, (epoch, other) = args.neuron, exchange_of(args.switch_neuron)
     for name in (neuron, other):
         if name not in WEIGHTLESS:
-            refuse(f"-switch_neuron exchanges {' and '.join(WEIGHTLESS)}, which learn nothing, and not {name}")
+            refuse(f"-switch_neuron exchanges {', '.join(WEIGHTLESS)}, which learn nothing, and not {name}")
     if neuron == other:
         refuse(f"-switch_neuron {args.switch_neuron}: the network has {neuron} from the start")
     if args.v_reset is not None and other not in HARD_RESET:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurons import HARD_RESET, OURS
+from neurons import HARD_RESET, WITH_LIF_TWIN
 from utils.cli import OneLineParser, UsageError, number
 
 from .option import NEEDED, SAVED
@@ -162,14 +162,14 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
         raise UsageError(
             f"-neuron {run.neuron}: {run.resume} was trained with {run.trained_with}; its weights run as that or as LIF"
         )
-    if run.trained_with not in OURS and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
+    if run.trained_with not in WITH_LIF_TWIN and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
         what = (
             "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which learns more than LIF has"
         )
         raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF")
-    if run.trained_with not in (*OURS, "relu") and (run.profile or run.export):
+    if run.trained_with not in (*WITH_LIF_TWIN, "relu") and (run.profile or run.export):
         option = "-profile" if run.profile else "-export"
-        raise UsageError(f"{option} knows {', '.join(OURS)} and relu, and nothing of {run.trained_with}")
+        raise UsageError(f"{option} knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
     if run.v_reset is not None and run.neuron not in HARD_RESET:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):

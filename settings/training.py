@@ -54,7 +54,7 @@ class Settings:
     neuron: str = option("CLIF", OneOf("neuron", NEURONS), "neuron", group=NETWORK,
         role=IDENTITY, spellings=("-neuron_model",), inference=NEEDED, named=Named("{}", 3, always=True))  # fmt: skip
     switch_neuron: str | None = option(None, exchange(NEURONS), "exchange the neurons for these at the start of that "
-        "epoch, counted from 0, weights and optimiser kept (Figure 3a); LIF and CLIF", group=NETWORK,
+        "epoch, counted from 0, weights and optimiser kept (Figure 3a); LIF, CLIF and ILIF", group=NETWORK,
         role=IDENTITY, metavar="EPOCH:NEURON", named=Named("from{}", 13))  # fmt: skip
     T: int = option(6, positive, "time steps (relu sets 1)", group=NETWORK,
         role=IDENTITY, given_to=("data", "network"), inference=NEEDED, named=Named("T{}", 4, always=True))  # fmt: skip
@@ -76,7 +76,7 @@ class Settings:
         "the accuracy that chooses the best epoch: shared by all steps (the paper's), or of each step; both are shown",
         group=NETWORK, role=IDENTITY, inference=SAVED, named=Named("eval_{}", 14))  # fmt: skip
     bptt_k: int | None = option(None, positive, "cut gradients through time after k steps (Table 3): 1 is the spatial "
-        "gradient alone, None full BPTT (LIF, PLIF, CLIF)", group=NETWORK,
+        "gradient alone, None full BPTT (every neuron with a step)", group=NETWORK,
         role=IDENTITY, given_to=("network",), named=Named("k{}", 12))  # fmt: skip
 
     epochs: int = option(300, positive, "epochs in all", group=TRAINING, role=MAY_CHANGE)
@@ -111,8 +111,9 @@ class Settings:
     device: str | None = option(None, str, "cpu, cuda, cuda:1, mps; None takes the fastest that is there",
         group=TRAINING, role=MAY_CHANGE)  # fmt: skip
 
-    backend: str = option("auto", OneOf("backend", BACKENDS), "what computes the neurons: torch, compile (C, for the "
-        "CPU), triton (CUDA), or auto, the fastest of these that is there", group=SPEED,
+    backend: str = option("auto", OneOf("backend", BACKENDS), "what computes the neurons: reference (their steps under "
+        "autograd), c (for the CPU), triton (CUDA), or auto, the fastest that is there; torch and compile are old "
+        "names of the first two", group=SPEED,
         role=MAY_CHANGE, given_to=("network",))  # fmt: skip
     step_mode: str = option("m", OneOf("step mode", ("m", "s")), "m: layer by layer, each over all T; s: step by "
         "step through the network, as the published code does", group=SPEED, role=MAY_CHANGE)  # fmt: skip

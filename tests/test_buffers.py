@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from neurons.kernels.buffers import ALIGNMENT, SMALLEST, Buffers
+from neurons.ops.buffers import ALIGNMENT, SMALLEST, Buffers
 
 MIB = 1 << 20
 

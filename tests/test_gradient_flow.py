@@ -141,7 +141,7 @@ def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys)
     ("words", "said"),
     [
         (["-resume", "nowhere/a.pth"], "no config.json beside nowhere/a.pth"),
-        (["-neuron", "KLIF"], "no LIF, PLIF, CLIF whose gradient could be split"),
+        (["-neuron", "PSN"], "no LIF, PLIF, CLIF, KLIF, GLIF, ILIF whose gradient could be split"),
         (["-T", "6"], "-T 6 does not divide"),
         (["-dataset", "cifar10"], "cifar"),
     ],

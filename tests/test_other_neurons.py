@@ -146,7 +146,7 @@ def test_networks_keep_no_state_and_can_be_computed_twice(name):
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert net.eval()(x_seq).equal(net(x_seq))
-    assert net.computed_by(torch.device("cpu")) == "neurons under autograd"
+    assert (net.computed_by(torch.device("cpu")) == "neurons under autograd") == (name == "PSN")
 
 
 def test_klif_goes_step_by_step():
@@ -163,8 +163,8 @@ def test_klif_goes_step_by_step():
         ("GLIF", {}, "GLIF has weights for each time step: it needs T"),
         ("PSN", {}, "PSN has weights for each time step: it needs T"),
         ("PSN", {"T": 4, "step_mode": "s"}, "PSN sees whole sequences"),
-        ("GLIF", {"T": 4, "bptt_k": 2}, "bptt_k works with LIF, PLIF and CLIF, not with GLIF"),
-        ("KLIF", {"backend": "compile"}, "KLIF is computed by torch"),
+        ("PSN", {"T": 4, "bptt_k": 2}, "bptt_k works with LIF, PLIF, CLIF, KLIF, GLIF and ILIF, not with PSN"),
+        ("PSN", {"T": 4, "backend": "compile"}, "PSN has no step to derive kernels from"),
         ("KLIF", {"v_reset": 0.0}, "KLIF has no reset value"),
         ("KLIF", {"tau": 1.0}, "tau must be > 1"),
     ],
@@ -181,9 +181,12 @@ def test_what_they_have_not_is_refused(name, options, words):
     ("options", "words"),
     [
         ("-neuron GLIF -step_mode s", "GLIF sees whole sequences"),
-        ("-neuron KLIF -backend compile", "KLIF is computed by torch; leave -backend out"),
+        ("-neuron PSN -backend compile", "PSN is computed by torch; leave -backend out"),
         ("-neuron KLIF -v_reset 0", "KLIF has no reset value"),
-        ("-neuron PSN -bptt_k 2", "-bptt_k cuts the gradients through time of LIF, PLIF, CLIF, not of PSN"),
+        (
+            "-neuron PSN -bptt_k 2",
+            "-bptt_k cuts the gradients through time of LIF, PLIF, CLIF, KLIF, GLIF, ILIF, not of PSN",
+        ),
         ("-neuron LIF -bptt_k 2 -step_mode s", "-bptt_k works on whole sequences"),
         ("-neuron LIF -bptt_k 2 -backend compile", "-bptt_k is computed by torch"),
         ("-neuron LIF -bptt_k 0", "must be ≥ 1"),

@@ -61,7 +61,7 @@ def test_nothing_imports_upward_or_sideways(folder):
 def test_neurons_need_only_torch_spikingjelly_and_the_numpy_they_bring():
     for file in sources("neurons"):
         allowed = {*sys.stdlib_module_names, "torch", "spikingjelly", "numpy"}
-        allowed |= {"triton"} if file.parent.name == "kernels" else set()
+        allowed |= {"triton"} if file.parent.name == "ops" else set()
         absolute = {module.split(".")[0] for module, level in imports(file) if not level}
         assert absolute <= allowed, f"{file} imports {absolute - allowed}"
 
@@ -117,7 +117,7 @@ def installed(tmp_path_factory) -> Path:
 
 
 USE = """
-import torch, clif_neurons, clif_neurons.kernels
+import torch, clif_neurons, clif_neurons.ops
 from clif_neurons import CLIF, build_neuron
 print(clif_neurons.__file__)
 assert "neurons" not in __import__("sys").modules
@@ -132,7 +132,7 @@ for name in clif_neurons.NEURONS:
 def test_installs_alone_as_clif_neurons(installed, tmp_path):
     everything = {path.name for path in (ROOT / "neurons").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert {path.name for path in (installed / "clif_neurons").rglob("*") if path.suffix != ".pyc"} - {
-        "kernels",
+        "ops",
         "__pycache__",
     } == everything
     assert not (installed / "data").exists()

@@ -13,7 +13,7 @@ def test_zero_fires_and_what_is_below_does_not(surrogate):
     assert spike_function(surrogate)(torch.tensor([0.0, -0.0, below])).tolist() == [1, 1, 0]
 
 
-@pytest.mark.parametrize("step_mode", ["s", "m torch", "m compile"])
+@pytest.mark.parametrize("step_mode", ["s", "m reference", "m c", "m torch", "m compile"])
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
 def test_a_membrane_at_the_threshold_fires(name, step_mode):
     """u[0] = 1 = V_th fires, whatever computes it; one rounding less does not."""

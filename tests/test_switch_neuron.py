@@ -64,7 +64,7 @@ def test_settings_go_over_and_weights_stay():
 @pytest.mark.parametrize(("neuron", "other"), [("LIF", "PLIF"), ("PLIF", "LIF"), ("relu", "CLIF"), ("KLIF", "LIF")])
 def test_neurons_with_weights_are_refused(neuron, other):
     net = build_model("mlp3", neuron)
-    with pytest.raises(ValueError, match="only LIF and CLIF can stand in for each other"):
+    with pytest.raises(ValueError, match="only LIF, CLIF, ILIF can stand in for each other"):
         exchange_neurons(net, other)
     assert not any(isinstance(module, LIF | CLIF) for module in net.modules()) or neuron == "LIF"
 
@@ -147,7 +147,7 @@ def test_on_two_ranks(home, whole):
         ("-switch_neuron x:CLIF", "'x' is not a whole number"),
         ("-switch_neuron=-1:CLIF", "must be ≥ 0, not -1"),
         ("-switch_neuron 1:CLIFF", "did you mean CLIF?"),
-        ("-switch_neuron 1:PLIF", "exchanges LIF and CLIF, which learn nothing, and not PLIF"),
+        ("-switch_neuron 1:PLIF", "exchanges LIF, CLIF, ILIF, which learn nothing, and not PLIF"),
         ("-switch_neuron 1:GLIF", "and not GLIF"),
         ("-switch_neuron 1:LIF -neuron KLIF", "and not KLIF"),
         ("-switch_neuron 1:relu", "and not relu"),

@@ -1,8 +1,9 @@
-"""Batch norm per time step and the neuron behind it: normalise, charge and fire as one node of the graph.
+"""Batch norm and the neuron behind it: normalise, charge and fire as one node of the graph.
 
-x is [T, N, C, H, W]; the statistics are of each (t, c), [T, C]. One pass reads them; one more normalises,
-y = a·x + b with a = weight/√(var + ε) and b = bias − mean·a, and fires. x and the statistics are all that is
-kept: the backward computes y again, then with n = N·H·W, x̂ = (x − mean)/√(var + ε) and sums over each (t, c)
+x is [T, N, C, H, W]; the statistics are of each (t, c), [T, C], or with T merged into the batch of each c, [1, C]. One
+pass reads them; one more normalises, y = a·x + b with a = weight/√(var + ε) and b = bias − mean·a, and fires. x and the
+statistics are all that is kept: the backward computes y again, then with the n values behind each,
+x̂ = (x − mean)/√(var + ε) and sums over them
 
     ∂L/∂x = a·(g_y − Σ g_y/n − x̂·Σ(g_y·x̂)/n),  ∂L/∂weight = Σ_t Σ g_y·x̂,  ∂L/∂bias = Σ_t Σ g_y.
 
@@ -18,8 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import load_kernel
-from .interface import Dynamics, same_layout
+from .dynamics import Dynamics
+
+SumOverRanks = Callable[[Tensor], None]
+"""Adds a tensor up over all processes that share a batch, in place."""
+
+RANKS: dict[str, SumOverRanks] = {}  # by name: an operator's arguments are tensors, numbers and strings
+
+
+def name_of(sum_over_ranks: SumOverRanks | None) -> str:
+    """A name under which :data:`RANKS` holds it; empty for one process."""
+    if sum_over_ranks is None:
+        return ""
+    name = str(id(sum_over_ranks))
+    RANKS[name] = sum_over_ranks  # which keeps it, and so its id
+    return name
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,8 +43,24 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-SumOverRanks = Callable[[Tensor], None]
-"""Adds a tensor up over all processes that share a batch, in place."""
+def moments(sums: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each (t, c), float32 [T, C], from sums over it.
+
+    Args:
+        sums: Σ (x − x₀) and Σ (x − x₀)², [2, T, C], with x₀ the first value of each (t, c): it keeps the squares
+            small, so that their difference loses nothing. x: [T, N, C, H, W].
+    """
+    mean, square = sums.double() / (x[0].numel() // x.shape[2])
+    var = (square - mean * mean).clamp(min=0)
+    return (mean + x[:, 0, :, 0, 0]).float(), var.float()
+
+
+def over_steps(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance [1, C] of all T steps, from those of each [T, C]; in float64, as :func:`over_ranks`."""
+    wide = mean.double()
+    whole = wide.mean(0, keepdim=True)
+    within = var.double() + (wide - whole).square()
+    return whole.to(mean.dtype), within.mean(0, keepdim=True).to(var.dtype)
 
 
 def over_ranks(mean: Tensor, var: Tensor, n: int, sum_over_ranks: SumOverRanks) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,57 +103,64 @@ def input_gradient_terms(
     return A, -scale * sum_g / n - A * mean, own_gxhat
 
 
-class NormFireSequence(torch.autograd.Function):
-    """x [T, N, C, H, W] → spikes of the neuron behind the norm, and the statistics mean and var [T, C]."""
+class NormKernels:
+    """A batch norm's two directions, made of a back end's kernels: ``statistics``, ``forward``, ``backward``,
+    ``combine`` (see :class:`.backends.Kernels`). A back end that does more at once overrides them."""
 
-    @staticmethod
-    def forward(ctx: Any, x, weight, bias, eps, gamma, dynamics, kernel, sum_over_ranks):
-        x = x if x[0].is_contiguous(memory_format=torch.channels_last) else channels_last(x)
-        mean, var = kernel.statistics(x)
-        n = x[0].numel() // x.shape[2]
+    forward: Callable[..., Any]
+    backward: Callable[..., Any]
+    statistics: Callable[..., Any]
+    combine: Callable[..., Any]
+
+    def norm_forward(
+        self,
+        dynamics: Dynamics,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        table: Tensor | None,
+        eps: float,
+        merged: bool,
+        sum_over_ranks: SumOverRanks | None,
+        train: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, tuple[Tensor, ...]]:
+        """→ spikes, mean and biased variance [T, C] ([1, C] if merged), the n behind each, what to save besides."""
+        mean, var = self.statistics(x)
+        of_share = x[0].numel() // x.shape[2]
+        if merged:
+            (mean, var), of_share = over_steps(mean, var), of_share * x.shape[0]
+        n: int | Tensor = of_share
         if sum_over_ranks is not None:
-            mean, var, n = over_ranks(mean, var, n, sum_over_ranks)
+            mean, var, n = over_ranks(mean, var, of_share, sum_over_ranks)
+        norm = tuple(t.expand(x.shape[0], -1) for t in scale_and_shift(mean, var, weight, bias, eps))
+        spikes, _, saved = self.forward(dynamics, x, table, (), norm, False, train)
+        return spikes, mean, var, n, saved
+
+    def norm_backward(
+        self,
+        dynamics: Dynamics,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        n: int | Tensor,
+        table: Tensor | None,
+        saved: tuple[Tensor, ...],
+        g_s: Tensor,
+        eps: float,
+        sum_over_ranks: SumOverRanks | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """→ gradients of x, weight, bias and the table of learned parameters."""
+        T = x.shape[0]
         scale, shift = scale_and_shift(mean, var, weight, bias, eps)
-        spikes, saved = kernel.norm_forward(x, scale, shift, gamma, dynamics, any(ctx.needs_input_grad))
-        ctx.save_for_backward(x, weight, bias, mean, var, gamma, *saved)
-        ctx.eps, ctx.dynamics, ctx.kernel, ctx.n, ctx.sum_over_ranks = eps, dynamics, kernel, n, sum_over_ranks
-        ctx.mark_non_differentiable(*(of_batch for of_batch in (mean, var, n) if isinstance(of_batch, Tensor)))
-        return spikes, mean, var, n
-
-    @staticmethod
-    def backward(ctx: Any, g_spikes, _mean, _var, _n):
-        x, weight, bias, mean, var, gamma, *saved = ctx.saved_tensors
-        scale, shift = scale_and_shift(mean, var, weight, bias, ctx.eps)
-        g_spikes = g_spikes if same_layout(g_spikes, x) else channels_last(g_spikes)
-        g_y, sum_g, sum_gx, g_gamma = ctx.kernel.norm_backward(
-            x, scale, shift, gamma, tuple(saved), g_spikes, ctx.dynamics
-        )
-        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, ctx.eps, ctx.n, ctx.sum_over_ranks)
-        g_x = ctx.kernel.combine(g_y, x, scale, A, B)
-        return g_x, sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), None, g_gamma, None, None, None
-
-
-def norm_and_fire(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    gamma: Tensor | None,
-    dynamics: Dynamics,
-    backend: str,
-    sum_over_ranks: SumOverRanks | None = None,
-) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
-    """Batch norm per step and the neuron behind it, from a fresh state.
-
-    Args:
-        x: [T, N, C, H, W]. weight, bias: the norm's, [C]. eps: its ε.
-        gamma, dynamics, backend: see :func:`neurons.kernels.fire_sequence`.
-        sum_over_ranks: where x is a share of the batch; its statistics are then the whole batch's.
-
-    Returns:
-        spikes like x, the mean and biased variance of each (t, c), [T, C], and the n values behind each.
-    """
-    return NormFireSequence.apply(x, weight, bias, eps, gamma, dynamics, load_kernel(backend), sum_over_ranks)
+        norm = (scale.expand(T, -1), shift.expand(T, -1))
+        g_y, g_table, _, (sum_g, sum_gx) = self.backward(dynamics, x, table, (), saved, norm, g_s, ())
+        if mean.shape[0] < T:  # merged
+            sum_g, sum_gx = sum_g.sum(0, keepdim=True), sum_gx.sum(0, keepdim=True)
+        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, eps, n, sum_over_ranks)
+        g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
+        return g_x, sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), g_table
 
 
 class NormSequence(torch.autograd.Function):
@@ -166,8 +203,3 @@ def norm_over_ranks(
 def per_channel(terms: Tensor) -> Tensor:
     """[T, C] → [T, 1, C, 1, 1]."""
     return terms[:, None, :, None, None]
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """[T, N, C, H, W] with frames in channels_last order."""
-    return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])

@@ -1,0 +1,29 @@
+"""All that is derived from a neuron's step: its derivative, fused kernels for each device, operators of torch."""
+
+from .backends import BACKENDS, canonical, choose_backend
+from .derive import derive
+from .dynamics import Dynamics, Learned
+from .lags import fire_windowed, gradient_by_lag, lags_of
+from .norm import SumOverRanks, norm_over_ranks, scale_and_shift
+from .reference import unrolled
+from .sequence import fire, norm_and_fire
+from .trace import DerivationError
+
+__all__ = [
+    "BACKENDS",
+    "DerivationError",
+    "Dynamics",
+    "Learned",
+    "SumOverRanks",
+    "canonical",
+    "choose_backend",
+    "derive",
+    "fire",
+    "fire_windowed",
+    "gradient_by_lag",
+    "lags_of",
+    "norm_and_fire",
+    "norm_over_ranks",
+    "scale_and_shift",
+    "unrolled",
+]

@@ -1,0 +1,143 @@
+"""From a neuron's step to one step forward and one step back, as two small graphs.
+
+The step (:class:`.dynamics.Dynamics`) is traced together with its vector-Jacobian product, the surrogate where the
+spike is, so that both share their nodes. One element is traced, learned parameters too: nothing broadcasts, nothing is
+summed.
+:func:`derive` → :class:`Derived` is what every back end is written from:
+
+- inputs: ``c``, the states and the learned parameters by their own names, ``g_s`` and ``g_<state>``;
+- forward: ``s`` and ``after`` (the states after the step);
+- what to keep for the way back: ``saved`` (chosen so that keeping and computing again cost least together);
+- back: ``g_c``, ``g_before`` (gradients of the states before the step), ``g_learned`` (of one element and one step: who
+  uses them adds them up), computed from ``saved``, ``g_s`` and ``g_<state>``;
+- ``uniform``: what depends on learned parameters alone, once per call instead of once per element.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+
+from .dynamics import Dynamics
+from .graph import OPS, Graph, Node, inputs_of, ordered, reach
+from .trace import DerivationError, Trace
+
+SAVE = 2.5  # a store and a load, in the units of Op.cost
+MOST_SAVED = 5  # values of a step; they are chosen by trying all subsets
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """One step of a neuron, forward and back; see the module's text."""
+
+    dynamics: Dynamics
+    graph: Graph
+    s: Node
+    after: tuple[Node, ...]
+    g_c: Node
+    g_before: tuple[Node, ...]
+    g_learned: tuple[Node, ...]
+    saved: tuple[Node, ...] = ()
+
+    @property
+    def forward(self) -> tuple[Node, ...]:
+        return (self.s, *self.after)
+
+    @property
+    def back(self) -> tuple[Node, ...]:
+        return (self.g_c, *self.g_before, *self.g_learned)
+
+    @property
+    def uniform(self) -> list[Node]:
+        """What depends on learned parameters alone, arguments first."""
+        return [n for n in ordered((*self.forward, *self.back)) if self.is_uniform(n)]
+
+    def is_uniform(self, node: Node) -> bool:
+        names = inputs_of(node)
+        return bool(names) and names <= {each.name for each in self.dynamics.learned}
+
+    def inputs(self, *names: str) -> tuple[Node, ...]:
+        """The inputs of these names."""
+        return tuple(self.graph.variable(name) for name in names)
+
+
+@lru_cache(maxsize=1024)
+def derive(dynamics: Dynamics, cut: tuple[str, ...] = ()) -> Derived:
+    """One step of a neuron, forward and back.
+
+    Args:
+        cut: states that no gradient passes, whatever the path: they are constants to all that comes later.
+
+    Raises:
+        DerivationError: if the step uses what has no point-wise form.
+        ValueError: if it does not return spikes and every state.
+    """
+    with ThreadPoolExecutor(1) as fresh:  # where no autocast, no fake mode, no operator that is under way is in force
+        return fresh.submit(_derive, dynamics, cut).result()
+
+
+def _derive(dynamics: Dynamics, cut: tuple[str, ...]) -> Derived:
+    states, learned = dynamics.state_names, tuple(each.name for each in dynamics.learned)
+    trace = Trace(dynamics.name)
+    inputs = [trace.input(name).requires_grad_() for name in ("c", *states, *learned)]
+    gradients = [trace.input(name) for name in ("g_s", *(f"g_{state}" for state in states))]
+    with trace:
+        outputs = dynamics(*inputs)
+        for state, after in zip(states, outputs[1:], strict=True):
+            if state in cut and after.requires_grad:
+                after.register_hook(torch.zeros_like)
+        sent = [(y, g) for y, g in zip(outputs, gradients, strict=True) if y.requires_grad]
+        back = torch.autograd.grad([y for y, _ in sent], inputs, [g for _, g in sent], allow_unused=True)
+    graph, n = trace.graph, len(states)
+    nodes = [trace.number(y) for y in outputs]
+    g_c, *rest = (graph.constant(0) if g is None else trace.number(g) for g in back)
+    g_before = (graph.constant(0) if state in cut else g for state, g in zip(states, rest[:n], strict=True))
+    found = Derived(dynamics, graph, nodes[0], tuple(nodes[1:]), g_c, tuple(g_before), tuple(rest[n:]))
+    return replace(found, saved=choose_saved(found))
+
+
+def choose_saved(derived: Derived) -> tuple[Node, ...]:
+    """What to keep of a step on the way forward, so that keeping and computing again cost least together.
+
+    Raises:
+        DerivationError: if more would have to be kept than is tried.
+    """
+    states = derived.dynamics.state_names
+    gradients, of_step = {"g_s", *(f"g_{state}" for state in states)}, {"c", *states}
+    names = {n: inputs_of(n) for n in reach(*derived.back)}
+    primal = {n for n, inputs in names.items() if inputs & of_step and not inputs & gradients}
+    asked = [n for n in primal if n in derived.back or any(n in user.args for user in names.keys() - primal)]
+    forward = reach(*derived.forward)
+    late = {n: sum(OPS[m.op].cost for m in ordered([n]) if m not in forward) for n in primal}  # for the way back alone
+    best, least = None, math.inf
+    candidates = sorted((n for n in primal if not n.is_mask), key=lambda n: n.number)
+    for size in range(min(MOST_SAVED, len(candidates)) + 1):
+        if SAVE * size >= least:
+            break
+        for saved in itertools.combinations(candidates, size):
+            price = SAVE * size + sum(late[n] for n in saved) + cost_again(asked, primal, saved, least)
+            if price < least:
+                best, least = saved, price
+    if best is None:
+        raise DerivationError(f"{derived.dynamics.name}'s step needs more than {MOST_SAVED} of its values again")
+    return best
+
+
+def cost_again(asked: list[Node], primal: set[Node], saved: tuple[Node, ...], limit: float) -> float:
+    """What it costs to compute the nodes asked for from those saved; infinite if it cannot be done."""
+    seen, todo, cost = set(saved), list(asked), 0.0
+    while todo and cost < limit:
+        node = todo.pop()
+        if node in seen or node not in primal:
+            continue
+        if not node.args:
+            return math.inf
+        seen.add(node)
+        cost += OPS[node.op].cost
+        todo.extend(node.args)
+    return cost

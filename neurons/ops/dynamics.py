@@ -1,0 +1,190 @@
+"""What a neuron does in one time step: its step function, and all that the step is called with."""
+
+from __future__ import annotations
+
+from ast import literal_eval
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..surrogate import spike_function
+
+Setting = float | bool | None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned parameter of a step.
+
+    Args:
+        name: the module's attribute, and the input of the step.
+        start: its first value, or a function of the module that returns it.
+        per_step: one value for each of T time steps. per_channel: one for each of C channels.
+            Its shape is [T, C], [T], [C] or [].
+    """
+
+    name: str
+    start: float | Callable[[Any], float | Tensor] = field(default=0.0, compare=False)
+    per_step: bool = False
+    per_channel: bool = False
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """A neuron's dynamics with its settings. Equal ones are equal as keys: what is derived from one is derived once.
+
+    Args:
+        name: the neuron's, for messages.
+        step: (c, *states, *learned, **settings, spike) → (spikes, *states): one time step, a pure function of
+            tensors that broadcast.
+        states: name and start of each state.
+        learned: its learned parameters.
+        settings: the step's keyword arguments but for ``spike``: numbers, switches or None.
+        surrogate, alpha: a key of ``SURROGATES`` and its width, or a spike function x ↦ Θ(x) of your own.
+    """
+
+    name: str
+    step: Callable[..., tuple[Tensor, ...]]
+    states: tuple[tuple[str, float], ...]
+    learned: tuple[Learned, ...] = ()
+    settings: tuple[tuple[str, Setting], ...] = ()
+    surrogate: str | Callable[[Tensor], Tensor] = "rectangle"
+    alpha: float = 1.0
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.states)
+
+    @property
+    def spike(self) -> Callable[[Tensor], Tensor]:
+        """x ↦ Θ(x), the surrogate its derivative."""
+        return spike_function(self.surrogate, self.alpha) if isinstance(self.surrogate, str) else self.surrogate
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether anything learned differs from channel to channel."""
+        return any(each.per_channel for each in self.learned)
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """One step: c, states, learned parameters → spikes, states.
+
+        Raises:
+            ValueError: if the step does not return spikes and every state.
+        """
+        out = self.step(*tensors, **dict(self.settings), spike=self.spike)
+        return check_outputs(self.name, self.state_names, out)
+
+
+def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tensor, ...]:
+    """What a step returned, if it is spikes and every state.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(out, tuple | list) or len(out) != 1 + len(states) or not all(isinstance(y, Tensor) for y in out):
+        found = f"{len(out)} values" if isinstance(out, tuple | list) else f"a {type(out).__name__}"
+        wanted = f"{1 + len(states)} tensors: spikes" + "".join(f", {state}" for state in states)
+        raise ValueError(f"{name}'s step returns {found}; it must return {wanted}")
+    return tuple(out)
+
+
+def per_element(learned: Learned, value: Tensor, t: int, dims: int) -> Tensor:
+    """A learned parameter at step t, in a shape that broadcasts with a frame [N, C, …] of ``dims`` dimensions."""
+    value = value[t] if learned.per_step else value
+    return value.view(-1, *[1] * (dims - 2)) if learned.per_channel else value
+
+
+def parameter_table(dynamics: Dynamics, values: tuple[Tensor, ...]) -> Tensor | None:
+    """All learned parameters as one tensor [P, T or 1, C or 1], float32 or better; None where nothing is learned.
+
+    Its gradient, a sum over all elements that shared a value, flows to each of them.
+    """
+    if not values:
+        return None
+    T = max((len(v) for each, v in zip(dynamics.learned, values, strict=True) if each.per_step), default=1)
+    C = max((v.shape[-1] for each, v in zip(dynamics.learned, values, strict=True) if each.per_channel), default=1)
+    rows = []
+    for each, value in zip(dynamics.learned, values, strict=True):
+        value = value.to(torch.promote_types(value.dtype, torch.float32))
+        rows.append(value.view(-1 if each.per_step else 1, C if each.per_channel else 1).expand(T, C))
+    return torch.stack(rows)
+
+
+def check_states(
+    neuron: str, names: tuple[str, ...], states: tuple[float | Tensor, ...], like: Tensor
+) -> tuple[Tensor, ...]:
+    """States of a frame ``like`` [N, *]: numbers become tensors of it, float32 or better; tensors must be such.
+
+    Raises:
+        ValueError: naming the state that is not.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    if len(states) != len(names):
+        raise ValueError(f"{neuron} has {len(names)} states ({', '.join(names)}), not {len(states)}")
+    checked = []
+    for name, state in zip(names, states, strict=True):
+        if not isinstance(state, Tensor):
+            state = torch.full_like(like, state, dtype=dtype)
+        found = (tuple(state.shape), state.dtype, state.device)
+        if found != (tuple(like.shape), dtype, like.device):
+            wanted = f"{list(like.shape)}, {dtype}, on {like.device}"
+            is_ = f"{list(state.shape)}, {state.dtype}, on {state.device}"
+            raise ValueError(f"{neuron}'s state {name} is {is_}; this input asks for {wanted}: call reset first")
+        checked.append(state)
+    return tuple(checked)
+
+
+def first_states(dynamics: Dynamics, states: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """The states before the first step, of a frame ``like`` [N, *]: those given, else the neuron's start.
+
+    Raises:
+        ValueError: naming a state that does not fit the frame.
+    """
+    starts: tuple[float | Tensor, ...] = states or tuple(start for _, start in dynamics.states)
+    return check_states(dynamics.name, dynamics.state_names, starts, like)
+
+
+# ---- by name, for operators, whose arguments are tensors, numbers and strings
+
+STEPS: dict[str, Any] = {}
+
+
+def declare(neuron: type) -> str:
+    """Remember a class with a ``step``, so that :func:`named` finds it; returns its name here.
+
+    Two classes of one name (a cell of a notebook that was run again) get two.
+    """
+    name = f"{neuron.__module__}.{neuron.__qualname__}"
+    count = sum(known.partition("#")[0] == name for known in STEPS)
+    name = f"{name}#{count}" if count else name
+    STEPS[name] = neuron
+    return name
+
+
+def spell(neuron: str, dynamics: Dynamics) -> str:
+    """Dynamics of a declared neuron as one line of text."""
+    learned = tuple((each.name, each.per_step, each.per_channel) for each in dynamics.learned)
+    return repr((neuron, dynamics.states, learned, dynamics.settings, dynamics.surrogate, dynamics.alpha))
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str) -> tuple:
+    return literal_eval(text)
+
+
+def named(text: str) -> Dynamics:
+    """The dynamics that :func:`spell` spelt.
+
+    Raises:
+        ValueError: if no such neuron is declared in this process.
+    """
+    neuron, states, learned, settings, surrogate, alpha = _read(text)
+    if neuron not in STEPS:
+        raise ValueError(f"neuron {neuron} is not known here: import its class first")
+    cls = STEPS[neuron]
+    parameters = tuple(Learned(name, 0.0, *per) for name, *per in learned)
+    return Dynamics(cls.__name__, cls.step, states, parameters, settings, surrogate, alpha)

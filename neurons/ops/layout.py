@@ -1,0 +1,47 @@
+"""How frames lie in memory: all that the kernels address is flat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def is_dense(frame: Tensor) -> bool:
+    """Whether a frame fills its memory without gaps or overlaps, in some order of its dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(frame.stride(), frame.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def same_layout(y: Tensor, x: Tensor) -> bool:
+    """Whether y's frames have the memory layout of x's and follow each other without a gap."""
+    return y.stride()[1:] == x.stride()[1:] and y.stride(0) == x[0].numel()
+
+
+def laid_out_like(frame: Tensor, y: Tensor) -> Tensor:
+    """y […] in the memory layout of a dense frame […]: all that the kernels address is flat memory."""
+    if y.stride() == frame.stride():
+        return y
+    return torch.empty_strided(frame.shape, frame.stride(), dtype=y.dtype, device=y.device).copy_(y)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[T, N, C, *] with C fastest in the memory of each frame; x itself where it is so already."""
+    if x.stride(0) == 0 and x.shape[0] > 1:  # one frame for all steps stays one
+        return channels_last(x[:1]).expand(x.shape)
+    moved = x.movedim(2, -1)  # [T, N, *, C]
+    return x if moved[0].is_contiguous() else moved.contiguous().movedim(-1, 2)
+
+
+def empty_frames(x: Tensor) -> Tensor:
+    """Room for a sequence with x's frames, one after the other."""
+    return torch.empty_strided(x.shape, (x[0].numel(), *x.stride()[1:]), dtype=x.dtype, device=x.device)
+
+
+def empty_state(x: Tensor) -> Tensor:
+    """Room for a state: a frame of x in float32."""
+    return torch.empty_strided(x.shape[1:], x.stride()[1:], dtype=torch.float32, device=x.device)

@@ -1,0 +1,28 @@
+"""The reference: a neuron's step unrolled over time under autograd; any device, any precision, twice differentiable."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .dynamics import Dynamics, first_states, per_element
+
+
+def unrolled(
+    x: Tensor, learned: tuple[Tensor, ...], states: tuple[Tensor, ...], dynamics: Dynamics
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Input current [T, N, *] → spikes [T, N, *] and the last states [N, *].
+
+    Args:
+        learned: the learned parameters, in the step's order.
+        states: states before the first step [N, *], or none to start afresh.
+    """
+    states = first_states(dynamics, states, x[0])
+    dtype, dims = states[0].dtype if states else x.dtype, x.dim() - 1
+    spikes = []
+    for t, c in enumerate(x.unbind()):
+        now = (per_element(each, value, t, dims) for each, value in zip(dynamics.learned, learned, strict=True))
+        s, *rest = dynamics(c.to(dtype), *states, *now)
+        states = tuple(rest)
+        spikes.append(s.to(x.dtype))
+    return torch.stack(spikes), states
