@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor
 
-from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence, fire_windowed
+from .kernels import BACKENDS, Dynamics, check_states, choose_backend, fire_sequence, fire_windowed
 from .surrogate import SURROGATES, spike_function
 
 
@@ -36,7 +36,8 @@ class SpikingNeuron(base.MemoryModule):
             sequences, with a named surrogate, by back end ``"torch"``.
 
     Raises:
-        ValueError: if ``tau`` ≤ 1, the surrogate is unknown, or ``bptt_k`` meets what cannot do it.
+        ValueError: if ``tau`` ≤ 1, the surrogate is unknown, or ``bptt_k`` meets what cannot do it. A call raises it
+            where the state kept from the one before is of another shape, precision or device than its input.
     """
 
     def __init__(
@@ -73,11 +74,20 @@ class SpikingNeuron(base.MemoryModule):
         if "step" in vars(cls) and "dynamics" not in vars(cls):  # a parent's kernels know nothing of a new step
             cls.dynamics = SpikingNeuron.dynamics  # type: ignore[method-assign]
 
+    def check_states(self, frame: Tensor, states: tuple[Tensor, ...]) -> None:
+        """Refuse states that are not of a frame's shape, precision and device.
+
+        Raises:
+            ValueError: naming the state, and saying that it is to be reset.
+        """
+        check_states(frame, dict(zip(self._memories, states, strict=True)))
+
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""
         if self.bptt_k is not None:
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
+        self.check_states(c, states)
         spike, *states = self.step(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
 
@@ -90,6 +100,7 @@ class SpikingNeuron(base.MemoryModule):
     def multi_step_functional_forward(self, inputs, states):
         """A sequence with explicit states (SpikingJelly 2's functional interface)."""
         (x_seq,) = inputs
+        self.check_states(x_seq[0], states)
         dynamics = self.dynamics()
         if dynamics is None:
             self.backend_for(x_seq)  # one that was asked for, and cannot, is refused

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from spikingjelly.activation_based import neuron
 from torch import Tensor, nn
 
-from .precision import check_sequence, check_steps, in_float32
+from .precision import check_kept_states, check_sequence, check_steps, in_float32
 from .surrogate import spike_function
 
 
@@ -22,7 +22,8 @@ class GLIF(neuron.GatedLIFNode):
         surrogate, alpha: as in :class:`neurons.SpikingNeuron`.
 
     Raises:
-        ValueError: if ``T`` is missing, or a sequence of another length comes in.
+        ValueError: if ``T`` is missing, or a sequence of another length comes in, or of another shape than the state
+            that the call before has left.
     """
 
     def __init__(
@@ -43,4 +44,5 @@ class GLIF(neuron.GatedLIFNode):
         """Input current [T, N, *] → spikes [T, N, *]."""
         check_sequence("GLIF", self.T, x_seq)
         maps = x_seq.flatten(2)[..., None, None] if x_seq.dim() != 5 else x_seq  # it knows frames [N, C, H, W] alone
+        check_kept_states(self, maps[0])
         return in_float32(super().forward, maps).view(x_seq.shape)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
-from .precision import in_float32
+from .precision import check_kept_states, in_float32
 from .surrogate import spike_function
 
 
@@ -19,6 +19,9 @@ class KLIF(neuron.KLIFNode):
 
     Args:
         tau, v_threshold, surrogate, alpha, step_mode: as in :class:`neurons.SpikingNeuron`. State ``v``.
+
+    Raises:
+        ValueError: if ``tau`` ≤ 1, or the state kept from the call before is of another shape than the input.
     """
 
     def __init__(
@@ -42,4 +45,5 @@ class KLIF(neuron.KLIFNode):
 
     def forward(self, x: Tensor) -> Tensor:
         """Input current [T, N, *] (``'m'``) or [N, *] (``'s'``) → spikes like it."""
+        check_kept_states(self, x[0] if self.step_mode == "m" else x)
         return in_float32(super().forward, x)

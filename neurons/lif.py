@@ -36,7 +36,8 @@ def lif_step(
         return s, u - v_threshold * s
     u = v_reset + gamma * (u - v_reset) + c
     s = spike(u - v_threshold)
-    return s, (1 - s) * u + v_reset * s
+    # a spike resets u = +∞ like any other, and 0·∞ would be no number
+    return s, (1 - s) * u.clamp(max=1e18) + v_reset * s
 
 
 class LIF(SpikingNeuron):

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from spikingjelly.activation_based.base import MemoryModule
 from torch import Tensor
+
+from .kernels import check_states
 
 
 def in_float32(neuron: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -14,6 +17,15 @@ def in_float32(neuron: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     device = x.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         return neuron(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+
+def check_kept_states(neuron: MemoryModule, frame: Tensor) -> None:
+    """Refuse a step of the input [N, *] that the states kept from an earlier call do not belong to.
+
+    Raises:
+        ValueError: naming the state, and saying that it is to be reset.
+    """
+    check_states(frame, {name: state for name, state in neuron.named_memories() if isinstance(state, Tensor)})
 
 
 def check_steps(name: str, T: int | None) -> int:

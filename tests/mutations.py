@@ -85,9 +85,23 @@ MUTATIONS = (
     Mutation(
         "fire.c: the hard reset's spike term has the wrong sign",
         "neurons/kernels/fire.c",
-        "(g[i] + g_v[i] * (rest - u[i])) * h",
-        "(g[i] + g_v[i] * (u[i] - rest)) * h",
+        "(g[i] + g_v[i] * (rest - at)) * h",
+        "(g[i] + g_v[i] * (at - rest)) * h",
         "tests/test_kernels.py::test_backend_matches_steps_under_autograd -k compile",
+    ),
+    Mutation(
+        "states: one of another shape is let through",
+        "neurons/kernels/interface.py",
+        "if state.shape != frame.shape or state.dtype",
+        "if state.dtype",
+        "tests/test_states.py::test_a_sequence_of_another_shape_is_refused_until_reset -k torch",
+    ),
+    Mutation(
+        "lif: an infinite potential is not reset",
+        "neurons/lif.py",
+        "u.clamp(max=1e18)",
+        "u",
+        "tests/test_states.py::test_a_hard_reset_takes_an_infinite_potential_back -k steps",
     ),
     Mutation(
         "fused norm: the mean of the gradient is not taken out",

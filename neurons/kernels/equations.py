@@ -24,7 +24,7 @@ def lif_forward(
     for c in x.unbind():
         u = rest + gamma * (v - rest) + c.to(v.dtype)
         s = (u >= v_threshold).to(v.dtype)
-        v = u - v_threshold * s if v_reset is None else (1 - s) * u + v_reset * s
+        v = u - v_threshold * s if v_reset is None else torch.where(s > 0, v_reset, u)  # 0·∞ is no number
         spikes.append(s.to(x.dtype))
     return torch.stack(spikes), v
 
@@ -39,7 +39,7 @@ def lif_states(
         before.append(v)
         u = rest + gamma * (v - rest) + c.to(v.dtype)
         s = (u >= v_threshold).to(v.dtype)
-        v = u - v_threshold * s if v_reset is None else (1 - s) * u + v_reset * s
+        v = u - v_threshold * s if v_reset is None else torch.where(s > 0, v_reset, u)
         us.append(u)
     return us, before
 
@@ -56,7 +56,12 @@ def lif_step_backward(
     if v_reset is None:
         return g_v + (g_s - v_threshold * g_v) * h
     s = (u >= v_threshold).to(u.dtype)
-    return g_v * (1 - s) + (g_s + g_v * (v_reset - u)) * h
+    return g_v * (1 - s) + (g_s + g_v * (v_reset - finite(u))) * h
+
+
+def finite(u: Tensor) -> Tensor:
+    """u, at most 1e18: a larger one, +∞ too, fires all the same where H is 0, and 0·∞ would be no number."""
+    return u.clamp(max=1e18)
 
 
 def lif_backward(

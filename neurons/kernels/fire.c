@@ -117,7 +117,8 @@ static inline void step_back(const Job *job, int64_t n, int32_t surrogate, float
     } else if (job->hard) {
         for (int64_t i = 0; i < n; i++) {
             float h = derivative(u[i] - theta, surrogate, width);
-            float gu = (u[i] >= theta ? 0.0f : g_v[i]) + (g[i] + g_v[i] * (rest - u[i])) * h;
+            float at = u[i] > 1e18f ? 1e18f : u[i]; /* where H is 0, and 0·∞ would be no number */
+            float gu = (u[i] >= theta ? 0.0f : g_v[i]) + (g[i] + g_v[i] * (rest - at)) * h;
             g[i] = gu, g_v[i] = gamma * gu;
         }
     } else {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +26,11 @@ class Dynamics:
     v_reset: float | None
     surrogate: str
     alpha: float
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The states' names, in the order that the kernels take them."""
+        return ("v", "m") if self.clif else ("v",)
 
 
 States = tuple[Tensor, ...]
@@ -71,8 +77,49 @@ def same_layout(y: Tensor, x: Tensor) -> bool:
     return y.stride()[1:] == x.stride()[1:] and y.stride(0) == x[0].numel()
 
 
+def check_states(frame: Tensor, states: Mapping[str, Tensor]) -> None:
+    """Refuse states that are not of this input: the kernels address flat memory, and torch would broadcast.
+
+    Args:
+        frame: a time step of the input […]. states: each by its name; they are like ``frame``, in float32 or better.
+
+    Raises:
+        ValueError: naming the first state that differs.
+    """
+    dtype = torch.promote_types(frame.dtype, torch.float32)
+    for name, state in states.items():
+        if state.shape != frame.shape or state.dtype != dtype or state.device != frame.device:
+            raise ValueError(
+                f"state {name} is {described(state.shape, state.dtype, state.device)}, and a step of the input asks "
+                f"for {described(frame.shape, dtype, frame.device)}: call functional.reset_net before such an input"
+            )
+
+
+def check_gamma(x: Tensor, gamma: Tensor | None) -> None:
+    """Refuse a learned γ that is not one floating-point number on x's device.
+
+    Raises:
+        ValueError: saying what it is.
+    """
+    if gamma is not None and (gamma.dim() or not gamma.is_floating_point() or gamma.device != x.device):
+        raise ValueError(
+            f"gamma is {described(gamma.shape, gamma.dtype, gamma.device)}: it must be a floating-point scalar on "
+            f"{x.device}, where the input is"
+        )
+
+
+def described(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> str:
+    return f"{list(shape)} ({str(dtype).removeprefix('torch.')}, {device})"
+
+
 def laid_out_like(frame: Tensor, y: Tensor) -> Tensor:
-    """y […] in the memory layout of a dense frame […]: all that the kernels address is flat memory."""
+    """y […] in the memory layout of a dense frame […]: all that the kernels address is flat memory.
+
+    Raises:
+        ValueError: if it has another shape.
+    """
+    if y.shape != frame.shape:
+        raise ValueError(f"a state or gradient {list(y.shape)} belongs to no frame {list(frame.shape)}")
     if y.stride() == frame.stride():
         return y
     return torch.empty_strided(frame.shape, frame.stride(), dtype=y.dtype, device=y.device).copy_(y)
@@ -85,4 +132,10 @@ def flat(x: Tensor) -> Tensor:
 
 def unflat(y: Tensor, x: Tensor) -> Tensor:
     """[T, M] contiguous → the shape of x and the memory layout of its frames."""
-    return y.as_strided(x.shape, (x[0].numel(), *x.stride()[1:]))
+    return reshaped(y, x.shape, (x[0].numel(), *x.stride()[1:]))
+
+
+def reshaped(y: Tensor, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """The memory of y as another tensor, yet no view of y: autograd lets nobody change in place a view that a Function
+    puts out, and the spikes of every back end may be changed."""
+    return torch.empty(0, dtype=y.dtype, device=y.device).set_(y.untyped_storage(), y.storage_offset(), shape, stride)

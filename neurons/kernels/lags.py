@@ -16,7 +16,17 @@ from torch import Tensor
 
 from ..surrogate import SURROGATES
 from .equations import clif_states, clif_step_backward, lif_states, lif_step_backward
-from .interface import Dynamics, States, flat, is_dense, laid_out_like, same_layout, unflat
+from .interface import (
+    Dynamics,
+    States,
+    check_gamma,
+    check_states,
+    flat,
+    is_dense,
+    laid_out_like,
+    same_layout,
+    unflat,
+)
 from .torch_launch import TorchKernel, decay, initial_states
 
 
@@ -162,7 +172,10 @@ def fire_windowed(
     """:func:`.sequence.fire_sequence`, with gradients through time cut after ``window`` steps (Table 3's k).
 
     A spike's gradient reaches the ``window`` steps that end with its own: 1 is the spatial gradient alone. None passes
-    through the states, from one call to the next.
+    through the states, from one call to the next. It refuses what :func:`.sequence.fire_sequence` refuses.
     """
+    check_gamma(x, gamma)
+    if states:
+        check_states(x[0], dict(zip(dynamics.states, states, strict=True)))
     out = WindowedSequence.apply(x, gamma, dynamics, window, last, *states)
     return (out[0], tuple(out[1:])) if last else (out, ())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernel
-from .interface import Dynamics, same_layout
+from .interface import Dynamics, check_gamma, same_layout
 
 
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,12 @@ def norm_and_fire(
 
     Returns:
         spikes like x, the mean and biased variance of each (t, c), [T, C], and the n values behind each.
+
+    Raises:
+        ValueError: if weight and bias are not [C] on x's device, or γ no scalar there.
     """
+    check_gamma(x, gamma)
+    check_norm(x, weight, bias)
     return NormFireSequence.apply(x, weight, bias, eps, gamma, dynamics, load_kernel(backend), sum_over_ranks)
 
 
@@ -160,7 +165,22 @@ def norm_over_ranks(
     Returns:
         y like x, and mean, biased variance [T, C] and n of the whole batch.
     """
+    check_norm(x, weight, bias)
     return NormSequence.apply(x, weight, bias, eps, sum_over_ranks)
+
+
+def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Refuse a norm of other channels than those of x [T, N, C, H, W]: one of a single channel would broadcast.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for name, term in (("weight", weight), ("bias", bias)):
+        if term.shape != x.shape[2:3] or term.device != x.device:
+            raise ValueError(
+                f"the norm's {name} is {list(term.shape)} on {term.device}, and the input has {x.shape[2]} channels "
+                f"on {x.device}"
+            )
 
 
 def per_channel(terms: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernel
-from .interface import Dynamics, States, is_dense, laid_out_like, same_layout
+from .interface import Dynamics, States, check_gamma, check_states, is_dense, laid_out_like, same_layout
 
 
 class FireSequence(torch.autograd.Function):
@@ -41,6 +41,12 @@ def fire_sequence(
     Args:
         gamma: PLIF's learned γ, a scalar; None for γ = 1 − 1/τ.
         states: states before the first step […], or none to start afresh.
+
+    Raises:
+        ValueError: if a state is not like a frame of x, or γ no scalar on its device.
     """
+    check_gamma(x, gamma)
+    if states:
+        check_states(x[0], dict(zip(dynamics.states, states, strict=True)))
     out = FireSequence.apply(x, gamma, dynamics, load_kernel(backend), last, *states)
     return (out[0], tuple(out[1:])) if last else (out, ())

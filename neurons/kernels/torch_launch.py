@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .equations import clif_backward, clif_forward, lif_backward, lif_forward
-from .interface import Dynamics, States, flat, unflat
+from .interface import Dynamics, States, flat, reshaped, unflat
 
 
 class TorchKernel:
@@ -68,4 +68,4 @@ def decay(gamma: Tensor | None, v: Tensor, d: Dynamics) -> float | Tensor:
 
 def frame(y: Tensor, x: Tensor) -> Tensor:
     """[M] → the shape and memory layout of a frame of x."""
-    return y.as_strided(x.shape[1:], x.stride()[1:])
+    return reshaped(y, x.shape[1:], x.stride()[1:])

@@ -157,7 +157,8 @@ def backward_kernel(
                     g_u = g_v + (g_s - g_v * (theta + q) + g_m) * h + g_m * ms[j] * p * (1 - p) / tau
                     g_m = g_m * p
                 elif HARD:
-                    g_u = tl.where(fired, 0.0, g_v) + (g_s + g_v * (v_reset - u)) * h
+                    at = tl.where(u > 1e18, 1e18, u)  # where H is 0, and 0·∞ would be no number
+                    g_u = tl.where(fired, 0.0, g_v) + (g_s + g_v * (v_reset - at)) * h
                 else:
                     g_u = g_v + (g_s - theta * g_v) * h
                 if LEARN:
