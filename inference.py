@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from analysis import report, table8
-from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
+from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from analysis.profile import profile_network, thop_counts
 from analysis.throughput import measure_throughput
 from data import DATASETS, DataError, build_dataset
@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     run = settle(parser, args, checkpoint, config)
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
+    run.calibrate_hard |= run.export is not None
     out_dir = run.out_dir or run.resume.parent / "inference"
     check_request(run, out_dir)
 
@@ -136,8 +137,7 @@ def main(argv: list[str] | None = None) -> None:
             calibrated: dict[str, Any] = {}
             if calibration is not None:
                 on_slice = partial(score, batches=calibration, title="slice of the training set")
-                # NIR has no soft reset
-                starts = [v for v in resets if v is not None] if exporter else resets
+                starts = [v for v in resets if v is not None] if run.calibrate_hard else resets
                 found = calibrate(net, on_slice, starts, run.calibrate_passes)
                 for name, v_reset, seen in (
                     ("one_value", found.network, found.network_score),
@@ -174,7 +174,10 @@ def main(argv: list[str] | None = None) -> None:
     if run.save_lif:
         run.save_lif.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(lif_checkpoint(deployed, settings), run.save_lif)
-        print(f"LIF network: {run.save_lif}")
+        soft = [name for name, neuron in neuron_layers(deployed).items() if neuron.v_reset is None]
+        way = "-calibrate -calibrate_hard chooses without it" if run.calibrate else "give a -v_reset"
+        note = f" (not for -export as it is: soft reset in {', '.join(soft)}, which NIR has not; {way})" if soft else ""
+        print(f"LIF network: {run.save_lif}{note}")
     if exporter:
         print(exporter.export_and_read_back(deployed, frame, run.export, next(test.epoch(0))[0]))
 
@@ -201,6 +204,8 @@ def check_request(run: Namespace, out_dir: Path) -> None:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):
         raise UsageError("-v_resets are the values of -sweep and -calibrate: add one of them, or give one -v_reset")
+    if run.calibrate and run.calibrate_hard and run.v_resets is not None and set(run.v_resets) == {SOFT}:
+        raise UsageError("-v_resets soft leaves -calibrate no hard reset to start from, and NIR has no other; add one")
     if run.save_lif and not (run.neuron == "LIF" or run.calibrate):
         raise UsageError(f"-save_lif: {run.neuron} is to run as itself; add -neuron LIF (and -v_reset), or -calibrate")
     for path in (out_dir / "evaluation.json", run.save_lif, run.export):

@@ -82,7 +82,9 @@ def inference_parser(
     add("-sweep", action="store_true", help="a row of Table 8: run as LIF with each reset value")
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
     add("-calibrate", action="store_true", help="choose the reset value on training data, for the network and for each "
-        "layer; includes -sweep. With -export, hard resets only")  # fmt: skip
+        "layer; includes -sweep")  # fmt: skip
+    add("-calibrate_hard", action="store_true", help="let -calibrate choose among hard resets alone: NIR has no other "
+        "(-export implies it)")  # fmt: skip
     add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate "
         "(default: 512)")  # fmt: skip
     add("-calibrate_passes", type=positive, default=2, help="how often -calibrate goes through the layers, at most "
