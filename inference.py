@@ -10,6 +10,7 @@ reads top to bottom: options, checkpoint, data, network, then what was asked for
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -25,7 +26,7 @@ from accounts.profile import profile_network, thop_counts
 from accounts.throughput import measure_throughput
 from data import DataError
 from deploy import table8
-from deploy.conversion import FIXED_RESETS, calibrate, lif_checkpoint, lif_twin, sweep
+from deploy.conversion import FIXED_RESETS, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
@@ -62,6 +63,7 @@ def infer(argv: Sequence[str] | None) -> None:
     run = settle(parser, args, checkpoint, config_beside(args.resume))
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
+    run.calibrate_hard |= run.export is not None
     out_dir = run.out_dir or run.resume.parent / "inference"
     check_request(run, out_dir)
     check_statistics_request(run)
@@ -92,8 +94,7 @@ def infer(argv: Sequence[str] | None) -> None:
     with written_aside(out_dir) as folder:
         results = evaluate_itself(subject, net, folder, about_norm)
         if run.sweep or run.calibrate:
-            # NIR has no soft reset
-            deployed = choose_reset(subject, net, calibration, results, folder, soft_too=exporter is None)
+            deployed = choose_reset(subject, net, calibration, results, folder)
         if run.profile:
             account_for(subject, net, results, folder)
         if run.throughput:
@@ -107,7 +108,7 @@ def infer(argv: Sequence[str] | None) -> None:
     if run.save_lif:
         run.save_lif.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(lif_checkpoint(deployed, subject.settings), run.save_lif)
-        print(f"LIF network: {run.save_lif}")
+        print(f"LIF network: {run.save_lif}{note_on_export(deployed, run)}")
     if exporter:
         print(exporter.export_and_read_back(deployed, frame, run.export, next(test.epoch(0))[0]))
 
@@ -134,13 +135,9 @@ def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: 
 
 
 def choose_reset(
-    subject: Subject, net: nn.Module, calibration: Batches | None, results: dict[str, Any], folder: Path, soft_too: bool
+    subject: Subject, net: nn.Module, calibration: Batches | None, results: dict[str, Any], folder: Path
 ) -> nn.Module:
-    """A row of Table 8, and with ``calibration`` the reset values chosen on it; returns the network to deploy.
-
-    Args:
-        soft_too: whether calibration may start from the soft reset.
-    """
+    """A row of Table 8, and with ``calibration`` the reset values chosen on it; returns the network to deploy."""
     run, deployed = subject.run, net
     resets = FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
     swept = with_each(net, run.T, partial(sweep, score=subject.score, resets=resets))
@@ -149,7 +146,7 @@ def choose_reset(
     calibrated: dict[str, Any] = {}
     if calibration is not None:
         on_slice = partial(subject.score, batches=calibration, title="slice of the training set")
-        starts = resets if soft_too else [v for v in resets if v is not None]
+        starts = [v for v in resets if v is not None] if run.calibrate_hard else resets
         found = calibrate(net, on_slice, starts, run.calibrate_passes)
         for name, v_reset, seen in (
             ("one_value", found.network, found.network_score),
@@ -185,6 +182,13 @@ def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], 
         f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
         f"peak memory {speed.peak_memory_gb:.2f} GiB; {speed.device}"
     )
+
+
+def note_on_export(net: nn.Module, run: Namespace) -> str:
+    """What keeps a saved LIF network from being exported as it is; else nothing."""
+    soft = [name for name, neuron in neuron_layers(net).items() if neuron.v_reset is None]
+    way = "-calibrate -calibrate_hard chooses without it" if run.calibrate else "give a -v_reset"
+    return f" (not for -export as it is: soft reset in {', '.join(soft)}, which NIR has not; {way})" if soft else ""
 
 
 def load_exporter() -> ModuleType:

@@ -70,7 +70,9 @@ def inference_parser() -> OneLineParser:
     add("-sweep", action="store_true", help="a row of Table 8: run as LIF with each reset value")
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
     add("-calibrate", action="store_true", help="choose the reset value on training data, for the network and for each "
-        "layer; includes -sweep. With -export, hard resets only")  # fmt: skip
+        "layer; includes -sweep")  # fmt: skip
+    add("-calibrate_hard", action="store_true", help="let -calibrate choose among hard resets alone: NIR has no other "
+        "(-export implies it)")  # fmt: skip
     add("-calibrate_samples", type=positive, default=512, help="size of the slice of the training set for -calibrate "
         "(default: 512)")  # fmt: skip
     add("-calibrate_passes", type=positive, default=2, help="how often -calibrate goes through the layers, at most "
@@ -174,6 +176,8 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):
         raise UsageError("-v_resets are the values of -sweep and -calibrate: add one of them, or give one -v_reset")
+    if run.calibrate and run.calibrate_hard and run.v_resets is not None and set(run.v_resets) == {SOFT}:
+        raise UsageError("-v_resets soft leaves -calibrate no hard reset to start from, and NIR has no other; add one")
     if run.save_lif and not (run.neuron == "LIF" or run.calibrate):
         raise UsageError(f"-save_lif: {run.neuron} is to run as itself; add -neuron LIF (and -v_reset), or -calibrate")
     for path in (out_dir / "evaluation.json", run.save_bn, run.save_lif, run.export):

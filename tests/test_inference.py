@@ -232,6 +232,30 @@ def test_calibration_for_export_keeps_to_hard_resets(run, infer):
     assert None not in found["calibrated"]["per_layer"]["v_reset"].values()
 
 
+def test_a_network_calibrated_for_hard_resets_is_saved_and_exported_later(run, infer):
+    options = ["-calibrate", "-calibrate_hard", "-calibrate_samples", 20, "-v_resets", "soft", -0.04]
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", *options, "-save_lif", run / "hard.pth")
+    assert code == 0, err
+    assert f"LIF network: {run / 'hard.pth'}\n" in out
+    assert None not in result(run, "sweep.json")["calibrated"]["per_layer"]["v_reset"].values()
+    code, out, err = infer("-resume", run / "hard.pth", "-export", run / "n.nir")
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+
+
+def test_a_soft_reset_that_is_saved_says_what_it_is_not_for_and_the_way_there(run, infer):
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", "-neuron", "LIF", "-v_reset", "soft", "-save_lif", run / "soft.pth"
+    )
+    assert code == 0, err
+    assert f"soft.pth (not for -export as it is: soft reset in {', '.join(LAYERS)}, which NIR has not; give a" in out
+    refused(infer, run / "soft.pth", f"-export {run / 'n.nir'}", "give a -v_reset, or let -calibrate choose one")
+    for way in (["-v_reset", -0.06], ["-calibrate", "-calibrate_samples", 20, "-v_resets", -0.04]):
+        code, out, err = infer("-resume", run / "soft.pth", *way, "-export", run / "n.nir")
+        assert code == 0, err
+        assert "Read back by SpikingJelly" in out
+
+
 def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
     alone = run.parent / "alone"
@@ -404,6 +428,8 @@ def refused(infer, checkpoint, options, *says):
         ("CLIF", "-recalibrate_bn 1", "-recalibrate_bn 1 is less than one sample of each class"),
         ("CLIF", "-save_bn n.pth", "-save_bn writes the statistics of -recalibrate_bn: add that"),
         ("CLIF", "-neuron LIF -recalibrate_bn -save_bn n.pth", "-save_lif writes the LIF network, and its statistics"),
+        ("CLIF", "-calibrate -v_resets soft -export n.nir", "-v_resets soft leaves -calibrate no hard reset"),
+        ("CLIF", "-calibrate -calibrate_hard -v_resets soft soft", "-v_resets soft leaves -calibrate no hard reset"),
         ("CLIF", f"-out_dir {__file__}/here", "test_inference.py/here"),
         ("CLIF", "-calibrate -calibrate_samples 1", "-calibrate_samples 1 is less than one sample of each class"),
         ("PLIF", "-neuron CLIF", "was trained with PLIF"),
