@@ -168,6 +168,7 @@ class SpikingNeuron(base.MemoryModule):
         if self.bptt_k is not None:
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
+        states = self.materialize_states(inputs, states, "s")
         spike, *states = self.advance(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
 

@@ -201,7 +201,7 @@ def test_without_git_and_c_compiler(tmp_path, data_dir, monkeypatch):
     monkeypatch.setitem(run_training.__globals__["ENVIRONMENT"], "PATH", str(tmp_path))
     result = run_training(*QUICK, "-data_dir", data_dir, cwd=tmp_path, fresh=True)
     assert result.returncode == 0, result.stderr
-    assert "cpu, backend torch, " in result.stdout
+    assert "cpu, backend reference, " in result.stdout
     made_with = json.loads((run_folder(tmp_path / "logs") / "config.json").read_text())["made_with"]
     assert made_with["commit"] == "unknown"
 

@@ -108,7 +108,7 @@ def canonical(backend: str) -> str:
 
 def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
-    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of one's
+    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of your
     own, torch.func).
 
     Raises:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from .dynamics import Dynamics, spell
+from .dynamics import Dynamics, check_table, first_states, spell
 from .layout import channels_last, is_dense, laid_out_like
-from .norm import SumOverRanks, name_of
+from .norm import SumOverRanks, check_norm, name_of
 from .operators import (
     fire_gradients,
     fire_op,
@@ -91,9 +91,13 @@ def fire(
         backend: ``"c"`` or ``"triton"``.
         norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
     """
+    check_table(table, x)
     x = prepared(x, dynamics, norm is not None)
+    states = first_states(dynamics, states, x[0]) if states else ()
     states = tuple(laid_out_like(x[0], state) for state in states)
     scale, shift = norm or (None, None)
+    if scale is not None:
+        check_norm(x, scale[0], shift[0])
     if is_watched(x):
         train = torch.is_grad_enabled()
         out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
@@ -125,6 +129,8 @@ def norm_and_fire(
     Returns:
         spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
     """
+    check_table(table, x)
+    check_norm(x, weight, bias)
     ranks, x = name_of(sum_over_ranks), prepared(x, dynamics, True)
     if is_watched(x):
         spelt, train = spell(name, dynamics), torch.is_grad_enabled()
