@@ -12,6 +12,7 @@ from .digits_seq import digits_seq
 from .dvs_cifar10 import dvs_cifar10
 from .dvs_cifar10_pt import dvs_cifar10_pt
 from .dvs_gesture import dvs_gesture
+from .mnist import fashion_mnist, fashion_mnist_32, mnist
 from .task import DataError, DataOptions, Split, Task
 from .tiny_imagenet import tiny_imagenet
 
@@ -24,6 +25,9 @@ DATASETS: dict[str, Callable[[DataOptions], Task]] = {
     "DVSCIFAR10": dvs_cifar10,
     "DVSCIFAR10-pt": dvs_cifar10_pt,
     "dvsgesture": dvs_gesture,
+    "fashion_mnist": fashion_mnist,
+    "fashion_mnist_32": fashion_mnist_32,
+    "mnist": mnist,
     "digits": digits,
     "digits_dvs": digits_dvs,
     "digits_seq": digits_seq,

@@ -30,7 +30,7 @@ from utils.cli import exchange_of
 from .commands import MODULES, OF, ROOT, Command
 from .recipe import Recipe, Run
 from .tiny_events import write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
-from .tiny_images import write_cifar10, write_cifar100, write_tiny_imagenet
+from .tiny_images import write_cifar10, write_cifar100, write_idx, write_tiny_imagenet
 
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
@@ -182,6 +182,8 @@ def write_data(root: Path, commands: Sequence[Mapping[str, Any]]) -> None:
     writers = {
         "cifar10": lambda: write_cifar10(root, per_batch=1, test=2),
         "cifar100": lambda: write_cifar100(root, train=4, test=2),
+        "fashion_mnist": lambda: write_idx(root / "FashionMNIST" / "raw", train=4, test=2),
+        "fashion_mnist_32": lambda: write_idx(root / "FashionMNIST" / "raw", train=4, test=2),
         "tiny_imagenet": lambda: write_tiny_imagenet(root, classes=2, per_class=2, val_per_class=1),
         "DVSCIFAR10": lambda: write_dvs_cifar10(root, numbers={k: [0] if k < 4 else [900] for k in range(10)}),
         "DVSCIFAR10-pt": lambda: [write_dvs_cifar10_pt(root, T=T, train=4, test=2) for T in frames],
