@@ -74,6 +74,8 @@ def lif_twin(
             step_mode=neuron.step_mode,
             backend=neuron.backend,
             keep_state=neuron.keep_state,
+            decay_input=neuron.decay_input,
+            detach_reset=neuron.detach_reset,
         )
         setattr(twin.get_submodule(parent), attribute, lif.train(neuron.training))
     return twin

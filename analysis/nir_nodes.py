@@ -83,7 +83,7 @@ class GraphBuilder:
         tau = learned_tau(module)
         values = {
             "tau": tau * self.dt,
-            "r": tau,
+            "r": 1.0 if module.decay_input else tau,
             "v_leak": module.v_reset,
             "v_threshold": module.v_threshold,
             "v_reset": module.v_reset,

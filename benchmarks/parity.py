@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import BatchNorm2d, norm_and_fire
-from neurons import SURROGATES, SpikingNeuron, build_neuron
+from neurons import SpikingNeuron, build_neuron
+from neurons.kernels.backends import SURROGATES
 
 from .layers import random_sequence
 

@@ -14,7 +14,6 @@ from neurons import kernels
 
 from .recompute import recomputing
 
-BATCH_NORMS = ("per_step", "merged")
 STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
 OF_STEPS = ("running_mean_t", "running_var_t")
 

@@ -38,5 +38,7 @@ def exchange_neurons(net: nn.Module, name: str) -> None:
             backend=old.backend,
             keep_state=old.keep_state,
             bptt_k=old.bptt_k,
+            decay_input=old.decay_input,
+            detach_reset=old.detach_reset,
         )
         setattr(parent, attribute, new.train(old.training))

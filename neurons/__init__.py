@@ -55,6 +55,7 @@ def taking(option: str) -> tuple[str, ...]:
     return tuple(name for name, neuron in NEURONS.items() if option in signature(neuron).parameters)
 
 
+DECAYING = taking("decay_input")  # neurons with the literature's other convention: decay_input, detach_reset
 HARD_RESET = taking("v_reset")  # neurons that a v_reset means something to
 OURS = taking("bptt_k")  # neurons of SpikingNeuron: they have back ends, a bptt_k, and a twin in LIF
 WHOLE_SEQUENCES = tuple(name for name in NEURONS if name not in taking("step_mode"))  # they see T steps at once
@@ -74,6 +75,8 @@ def build_neuron(
     backend: str = "auto",
     keep_state: bool = True,
     bptt_k: int | None = None,
+    decay_input: bool = False,
+    detach_reset: bool = False,
     T: int | None = None,
 ) -> nn.Module:
     """Build a neuron by its name on the command line.
@@ -83,11 +86,12 @@ def build_neuron(
         tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k: see
             :class:`SpikingNeuron`. KLIF has no use for ``keep_state``: it keeps its state until ``reset``. GLIF and PSN
             learn what ``tau`` and ``v_threshold`` say. ``relu`` has no use for any but ``step_mode``.
+        decay_input, detach_reset: see :class:`LIF`.
         T: time steps; GLIF and PSN need it, the others take any length.
 
     Raises:
-        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or ``v_reset``, ``bptt_k``, ``backend`` or
-            ``step_mode`` asks for what the neuron has not.
+        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or ``v_reset``, ``bptt_k``, ``decay_input``,
+            ``detach_reset``, ``backend`` or ``step_mode`` asks for what the neuron has not.
     """
     if name not in NEURONS:
         near = get_close_matches(name.upper(), NEURONS, n=1)
@@ -98,6 +102,9 @@ def build_neuron(
         raise ValueError(f"{name} has no reset value: v_reset works with {' and '.join(HARD_RESET)}")
     if bptt_k is not None and "bptt_k" not in takes:
         raise ValueError(f"bptt_k works with {', '.join(OURS[:-1])} and {OURS[-1]}, not with {name}")
+    for option, asked in {"decay_input": decay_input, "detach_reset": detach_reset}.items():
+        if asked and option not in takes:
+            raise ValueError(f"{option} works with {' and '.join(taking(option))}, not with {name}")
     if backend not in ("auto", "torch") and "backend" not in takes and name != "relu":
         raise ValueError(f"{name} is computed by torch, and backend {backend} was asked for; leave it out")
     if step_mode != "m" and "step_mode" not in takes:
@@ -112,6 +119,8 @@ def build_neuron(
         "backend": backend,
         "keep_state": keep_state,
         "bptt_k": bptt_k,
+        "decay_input": decay_input,
+        "detach_reset": detach_reset,
         "T": T,
     }
     return NEURONS[name](**{option: value for option, value in options.items() if option in takes})

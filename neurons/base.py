@@ -22,7 +22,7 @@ class SpikingNeuron(base.MemoryModule):
         tau: membrane time constant, in time steps, > 1.
         v_threshold: V_th.
         v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
-        surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, or any differentiable x ↦ Θ(x)
+        surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, ``"atan"``, or any differentiable x ↦ Θ(x)
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
         step_mode: ``"m"`` or ``"s"``.
@@ -64,6 +64,9 @@ class SpikingNeuron(base.MemoryModule):
         if bptt_k is not None:
             self._check_window(bptt_k)
         self.register_memory("v", 0.0 if v_reset is None else float(v_reset))  # u, by SpikingJelly's name
+
+    decay_input = False  # LIF's and PLIF's options, see there
+    detach_reset = False
 
     step: Callable[..., tuple[Tensor, ...]]
     """One time step: input current c [N, *] and the states → (spikes, *new states), all [N, *]."""

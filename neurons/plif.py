@@ -16,7 +16,8 @@ from .lif import lif_step
 class PLIF(SpikingNeuron):
     """LIF whose leak is learned, one scalar ``w`` per layer: 1/τ = σ(w), w₀ = −ln(τ − 1).
 
-    Arguments of :class:`SpikingNeuron`; ``tau`` is the initial τ. State ``v`` = u.
+    Arguments of :class:`neurons.LIF`; ``tau`` is the initial τ. State ``v`` = u. As its paper has it:
+    ``v_reset=0.0, decay_input=True, detach_reset=True, surrogate="atan"``.
     """
 
     def __init__(
@@ -30,7 +31,10 @@ class PLIF(SpikingNeuron):
         backend: str = "auto",
         keep_state: bool = True,
         bptt_k: int | None = None,
+        decay_input: bool = False,
+        detach_reset: bool = False,
     ):
+        self.decay_input, self.detach_reset = decay_input, detach_reset
         super().__init__(tau, v_threshold, v_reset, surrogate, alpha, step_mode, backend, keep_state, bptt_k)
         self.w = nn.Parameter(torch.tensor(-math.log(self.tau - 1)))
 
@@ -39,7 +43,16 @@ class PLIF(SpikingNeuron):
         return 1 - self.w.sigmoid()
 
     def dynamics(self) -> Dynamics | None:
-        return self.dynamics_of(clif=False)
+        return None if self.decay_input or self.detach_reset else self.dynamics_of(clif=False)
 
     def step(self, c: Tensor, u: Tensor) -> tuple[Tensor, ...]:
-        return lif_step(c, u, self.learned_gamma(), self.v_threshold, self.v_reset, self.spike)
+        return lif_step(
+            c,
+            u,
+            self.learned_gamma(),
+            self.v_threshold,
+            self.v_reset,
+            self.spike,
+            decay_input=self.decay_input,
+            detach_reset=self.detach_reset,
+        )

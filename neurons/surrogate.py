@@ -6,14 +6,17 @@ Every surrogate integrates to 1, peaks at 1/α and has a width α (``alpha``); x
 rectangle  1/α where abs(x) ≤ α/2, else 0 (the paper's choice, α = 1)
 triangle   (1 − abs(x)/α)/α where abs(x) ≤ α, else 0
 sigmoid    σ′(4x/α)·4/α
+atan       1/(α·(1 + (πx/α)²))
 =========  =========================================
 
-SpikingJelly writes these with the inverse of a width: its Rect and PiecewiseQuadratic take 1/α, its
-Sigmoid 4/α. At α = 1 they are the published code's functions.
+SpikingJelly writes these with the inverse of a width: its Rect and PiecewiseQuadratic take 1/α, its Sigmoid 4/α, its
+ATan 2/α (so that its defaults, Sigmoid(4) and ATan(2), are those at α = 1). At α = 1 the first three are the published
+code's functions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -35,10 +38,15 @@ def sigmoid(x: Tensor, alpha: float) -> Tensor:
     return y * (1 - y) * (4 / alpha)
 
 
+def atan(x: Tensor, alpha: float) -> Tensor:
+    return 1 / (alpha * (1 + (math.pi / alpha * x).square()))
+
+
 SURROGATES: dict[str, Derivative] = {
     "rectangle": rectangle,
     "triangle": triangle,
     "sigmoid": sigmoid,
+    "atan": atan,
 }
 
 
