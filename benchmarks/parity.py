@@ -1,8 +1,12 @@
-"""Whether the back end that is timed computes what back end ``torch`` does, on the device that it is timed on."""
+"""Whether a back end computes what the step function does under autograd, on the device that it runs on.
+
+``python -m benchmarks`` checks the back end that it times, ``tests/test_kernels.py`` all of them, by the same rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,11 +23,11 @@ GRADIENT = 1e-5  # largest error, over the largest gradient
 # behind a batch norm, and in the gradients of weights, long sums are taken in another order: both are wider
 TIE_NORM, GRADIENT_SUMS = 1e-5, 1e-4
 NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None))
-ALPHA = 0.8
+TAU, ALPHA = 1.7, 0.8  # none of them a power of two
 
 
 def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
-    """Compare the fastest back end of the device with ``torch``: spikes and gradients.
+    """Compare the fastest back end of the device with the steps under autograd: spikes and gradients.
 
     Elements whose membrane potential comes within a tie at any step are counted, left out of the comparison of
     spikes, and send no gradient back.
@@ -46,12 +50,24 @@ def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
 
 
 def neuron_row(
-    name: str, v_reset: float | None, surrogate: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    name: str,
+    v_reset: float | None,
+    surrogate: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    backend: str = "auto",
+    tie: float = TIE,
 ) -> dict[str, Any]:
-    """One neuron over x [T, …]; in half precision against float32 on the same rounded input."""
+    """One neuron over x [T, …]; in half precision against float32 on the same rounded input.
+
+    Args:
+        tie: what counts as a tie; 0 compares every element.
+    """
     x, grad = (random_sequence(shape, dtype, device, seed) for seed in (0, 1))
-    fast, plain = (build(name, v_reset, surrogate, backend, device) for backend in ("auto", "torch"))
-    ties = near_ties(plain, x.float(), TIE)
+    fast = build(name, v_reset, surrogate, device, backend)
+    plain = build(name, v_reset, surrogate, device, step_mode="s")
+    ties = near_ties(plain, x.float(), tie)
     grad = grad.masked_fill(ties, 0)
     tolerance = GRADIENT if dtype == torch.float32 else torch.finfo(dtype).eps
     return {
@@ -64,21 +80,32 @@ def neuron_row(
         "backend": fast.backend_for(x),
         **compare(
             run(fast, fast.parameters(), x, grad),
-            run(plain, plain.parameters(), x.float(), grad.float()),
+            run(partial(step_by_step, plain), plain.parameters(), x.float(), grad.float()),
             ties,
             tolerance,
         ),
     }
 
 
-def norm_row(name: str, v_reset: float | None, shape: tuple[int, ...], device: torch.device) -> dict[str, Any]:
-    """Batch norm per step and the neuron behind it as one node, against the one after the other."""
+def norm_row(
+    name: str, v_reset: float | None, shape: tuple[int, ...], device: torch.device, backend: str = "auto"
+) -> dict[str, Any]:
+    """Batch norm per step and the neuron behind it as one node, against the one after the other.
+
+    Running statistics are compared as gradients of weights are.
+    """
     x, grad = (random_sequence(shape, torch.float32, device, seed) for seed in (0, 1))
-    fast, plain = (build(name, v_reset, "rectangle", backend, device) for backend in ("auto", "torch"))
-    norm = BatchNorm2d(shape[2]).to(device)
+    x = 2 * x + 0.7
+    fast = build(name, v_reset, "rectangle", device, backend)
+    plain = build(name, v_reset, "rectangle", device, step_mode="s")
     with torch.no_grad():
-        ties = near_ties(plain, norm(x), TIE_NORM)
+        ties = near_ties(plain, random_norm(shape[2], device)(x), TIE_NORM)
     grad = grad.masked_fill(ties, 0)
+    norm, other = (random_norm(shape[2], device) for _ in range(2))
+    found = run(lambda x: norm_and_fire(norm, fast, x), [*norm.parameters(), *fast.parameters()], x, grad)
+    expected = run(lambda x: step_by_step(plain, other(x)), [*other.parameters(), *plain.parameters()], x, grad)
+    for each, (_, _, tensors) in ((norm, found), (other, expected)):
+        tensors += [each.running_mean, each.running_var, each.num_batches_tracked]
     return {
         "neuron": name,
         "v_reset": v_reset,
@@ -87,22 +114,38 @@ def norm_row(name: str, v_reset: float | None, shape: tuple[int, ...], device: t
         "shape": shape,
         "dtype": "float32",
         "backend": fast.backend_for(x),
-        **compare(
-            run(lambda x: norm_and_fire(norm, fast, x), [*norm.parameters(), *fast.parameters()], x, grad),
-            run(lambda x: plain(norm(x)), [*norm.parameters(), *plain.parameters()], x, grad),
-            ties,
-            GRADIENT_SUMS,
-        ),
+        **compare(found, expected, ties, GRADIENT_SUMS),
     }
 
 
-def build(name: str, v_reset: float | None, surrogate: str, backend: str, device: torch.device) -> SpikingNeuron:
-    """A neuron with a surrogate of a width that is not 1."""
-    neuron = build_neuron(
-        name, v_reset=v_reset, surrogate=surrogate, alpha=ALPHA, backend=backend, keep_state=False
-    ).to(device)
+def build(
+    name: str,
+    v_reset: float | None,
+    surrogate: str,
+    device: torch.device,
+    backend: str = "auto",
+    step_mode: str = "m",
+) -> SpikingNeuron:
+    """A neuron with a time constant and a surrogate's width of its own."""
+    options = {"tau": TAU, "v_reset": v_reset, "surrogate": surrogate, "alpha": ALPHA}
+    neuron = build_neuron(name, backend=backend, step_mode=step_mode, keep_state=False, **options).to(device)
     assert isinstance(neuron, SpikingNeuron)
     return neuron
+
+
+def step_by_step(neuron: SpikingNeuron, x: Tensor) -> Tensor:
+    """Spikes of a neuron in step mode s, one step of x [T, …] after the other, from rest."""
+    neuron.reset()
+    return torch.stack([neuron(x_t) for x_t in x])
+
+
+def random_norm(channels: int, device: torch.device) -> BatchNorm2d:
+    """A batch norm with weights and biases, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    norm = BatchNorm2d(channels)
+    norm.weight.data.uniform_(0.5, 1.5, generator=generator)
+    norm.bias.data.normal_(generator=generator)
+    return norm.to(device)
 
 
 @torch.no_grad()
@@ -155,5 +198,6 @@ def compare(
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """max|found − expected| / max|expected|."""
-    return float((found.float() - expected).abs().max() / expected.abs().max())
+    """max|found − expected| / max|expected|; max|found| where all that is expected is 0."""
+    error, scale = (found.float() - expected.float()).abs().max(), expected.float().abs().max()
+    return float(error / scale if scale else error)

@@ -26,7 +26,9 @@ from torchvision.transforms import v2
 
 from .augment import normalise
 from .batch_augment import BatchTransform
+from .description import described
 from .download import by_hand, fetch
+from .made_up_images import write_idx
 from .task import DataError, DataOptions, Split, Task
 
 SIZE = 28
@@ -137,13 +139,13 @@ class IdxFolder:
 
     def body(self, content: bytes, path: Path, number: int, magic: int, shape: tuple[int, ...]) -> np.ndarray:
         """What an IDX file holds: uint8 [M, *shape]. It begins with big-endian int32: magic number, M, *shape."""
-        header = np.frombuffer(content[: 4 * (2 + len(shape))], ">i4") if len(content) >= 8 + 4 * len(shape) else ()
-        if not len(header) or header[0] != magic:
+        fields = 2 + len(shape)
+        header = np.frombuffer(content[: len(content) // 4 * 4], ">i4")[:fields].tolist()
+        if len(header) < fields or header[0] != magic:
             raise self.broken(path, number, f"it does not begin with {magic}, the magic number of its kind")
         if tuple(header[2:]) != shape:
             raise self.broken(path, number, f"its images are {'×'.join(map(str, header[2:]))}, not {SIZE}×{SIZE}")
-        entries = np.frombuffer(content, np.uint8, offset=4 * len(header))
-        count = int(header[1])
+        entries, count = np.frombuffer(content, np.uint8, offset=4 * fields), header[1]
         if count < 1 or len(entries) != count * int(np.prod(shape, dtype=int)):
             raise self.broken(path, number, f"it announces {count} entries, and holds {len(entries)} bytes of them")
         return entries.reshape(count, *shape)
@@ -220,16 +222,24 @@ def _task(name: str, source: Source, options: DataOptions, border: int = 0) -> T
     )
 
 
+def write_few(root: Path, folder: str) -> Path:
+    """Four made-up training images, two test images."""
+    return write_idx(root / folder, train=4, test=2)
+
+
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
 def fashion_mnist(options: DataOptions) -> Task:
     """Fashion-MNIST (Xiao et al. 2017): 28×28 grey images of 10 kinds of clothing, not augmented."""
     return _task("fashion_mnist", FASHION, options)
 
 
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
 def fashion_mnist_32(options: DataOptions) -> Task:
     """Fashion-MNIST with two black pixels on each side, for networks that halve five times (VGG)."""
     return _task("fashion_mnist_32", FASHION, options, border=2)
 
 
+@described("MNIST", write=lambda root, T: write_few(root, DIGITS.folders[0]), two_batches=("-b", "2"))
 def mnist(options: DataOptions) -> Task:
     """MNIST (LeCun et al. 1998): 28×28 grey images of handwritten digits, not augmented."""
     return _task("mnist", DIGITS, options)

@@ -7,14 +7,14 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import build_neuron
+from neurons import TAU, build_neuron
 
 from .batch_norm import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
-from .exchange import exchange_neurons
 from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
 from .plif_net import plif_fashion, plif_fashion_32
+from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
 from .temporal_norm import BATCH_NORMS, NORMS
@@ -23,13 +23,14 @@ from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_v
 __all__ = [
     "BATCH_NORMS",
     "MODELS",
-    "NETWORK_OPTIONS",
     "STATISTICS",
     "SpikingNetwork",
+    "build_like",
     "build_model",
     "exchange_neurons",
     "published_norm",
     "recalibrate",
+    "replace_neurons",
     "steps_known",
     "synchronise",
     "use_statistics",
@@ -54,11 +55,6 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "spike_driven_transformer_2_512": spike_driven_transformer_2_512,
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
-# what the command line calls by the same names
-NETWORK_OPTIONS = (
-    *("tau", "surrogate", "alpha", "v_reset", "decay_input", "detach_reset"),
-    *("drop_rate", "bn", "backend", "bptt_k", "T"),
-)
 PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
 
 
@@ -74,7 +70,7 @@ def build_model(
     num_classes: int = 10,
     in_channels: int = 3,
     input_size: int = 32,
-    tau: float = 2.0,
+    tau: float = TAU,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,
     v_reset: float | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .base import SpikingNeuron
 from .clif import CLIF, clif_step
+from .defaults import TAU
 from .glif import GLIF
 from .kernels import BACKENDS
 from .klif import KLIF
@@ -32,6 +33,7 @@ __all__ = [
     "PLIF",
     "PSN",
     "SURROGATES",
+    "TAU",
     "ReLU",
     "SpikingNeuron",
     "build_neuron",
@@ -66,7 +68,7 @@ WEIGHTLESS = tuple(name for name in OURS if not list(NEURONS[name]().parameters(
 def build_neuron(
     name: str,
     *,
-    tau: float = 2.0,
+    tau: float = TAU,
     v_threshold: float = 1.0,
     v_reset: float | None = None,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

@@ -8,6 +8,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor
 
+from .defaults import TAU
 from .kernels import BACKENDS, Dynamics, choose_backend, fire_sequence, fire_windowed
 from .surrogate import SURROGATES, spike_function
 
@@ -41,7 +42,7 @@ class SpikingNeuron(base.MemoryModule):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
+from .defaults import TAU
 from .kernels import Dynamics
 
 
@@ -44,7 +45,7 @@ class CLIF(SpikingNeuron):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
+from .defaults import TAU
 from .precision import in_float32
 from .surrogate import spike_function
 
@@ -23,7 +24,7 @@ class KLIF(neuron.KLIFNode):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
         alpha: float = 1.0,

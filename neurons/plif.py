@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import SpikingNeuron
+from .defaults import TAU
 from .kernels import Dynamics
 from .lif import lif_step
 
@@ -22,7 +23,7 @@ class PLIF(SpikingNeuron):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

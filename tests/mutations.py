@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "results", "build", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "build", "*.egg-info")
 RED = 1  # pytest's exit code where tests failed; others say that they could not be run
 TIMEOUT = 300  # seconds
 
@@ -120,9 +120,18 @@ MUTATIONS = (
     Mutation(
         "resnet: the shortcut carries the block's input, not the first neuron's spikes",
         "models/resnet.py",
-        "self.neuron2, y)))\n        return y + self.shortcut(spike)",
-        "self.neuron2, y)))\n        return y + self.shortcut(x)",
-        "tests/test_golden.py::test_network_matches_golden -k resnet18",
+        "self.relu2, y)))\n        return y + self.shortcut(spike)",
+        "self.relu2, y)))\n        return y + self.shortcut(x)",
+        "tests/test_golden.py::test_network_matches_golden -k resnet18-CLIF",
+    ),
+    Mutation(
+        "resnet: a bottleneck's stride stands in its 3×3 convolution",
+        "models/resnet.py",
+        'Conv2d(in_channels, channels, 1, stride, step_mode="m")\n        self.bn2 = parts.norm(channels)\n'
+        '        self.conv2 = Conv2d(channels, channels, 3, 1, 1, step_mode="m")\n        self.bn3',
+        'Conv2d(in_channels, channels, 1, step_mode="m")\n        self.bn2 = parts.norm(channels)\n'
+        '        self.conv2 = Conv2d(channels, channels, 3, stride, 1, step_mode="m")\n        self.bn3',
+        "tests/test_golden.py::test_network_matches_golden -k resnet50-LIF-T2-m",
     ),
     Mutation(
         "loss: targets are repeated sample by sample, not step by step",
@@ -140,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         "accuracy: the last step's logits predict, not their sum",
-        "utils/engine.py",
+        "utils/meter.py",
         "logits.detach().sum(0).argmax(1)",
         "logits.detach()[-1].argmax(1)",
         "tests/test_engine.py",
@@ -174,15 +183,22 @@ MUTATIONS = (
         "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
     ),
     Mutation(
+        "resume: a run is taken for another's",
+        "settings/resume.py",
+        "    if changed:\n",
+        "    if not changed:\n",
+        "tests/test_changed_settings.py -k refused_resume_changes_nothing",
+    ),
+    Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "1 / w.double().sigmoid().item()",
         "1 / (1 - w.double().sigmoid().item())",
         "tests/test_conversion.py::test_plif_keeps_what_it_has_learned",
     ),
     Mutation(
         "conversion: every layer's reset is soft",
-        "analysis/conversion.py",
+        "deploy/conversion.py",
         "v_reset=resets[name],",
         "v_reset=None,",
         "tests/test_conversion.py::test_one_value_is_the_same_value_for_each_layer "
@@ -190,7 +206,7 @@ MUTATIONS = (
     ),
     Mutation(
         "nir: a neuron's time constant is not in seconds",
-        "analysis/nir_nodes.py",
+        "deploy/nir_nodes.py",
         '"tau": tau * self.dt,',
         '"tau": tau,',
         "tests/test_nir.py::test_plif_with_a_hard_reset_is_expressible",

@@ -7,6 +7,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
+from benchmarks.parity import neuron_row, norm_row
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
 from neurons.kernels import cpu_launch
@@ -16,6 +17,7 @@ from neurons.kernels.cpu_launch import over_threads
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
 BACKENDS = ["torch", pytest.param("compile", marks=needs_compiler), "triton"]
 NEURON_CASES = [("LIF", None), ("LIF", 0.0), ("LIF", -0.06), ("PLIF", None), ("PLIF", 0.1), ("CLIF", None)]
+CPU = torch.device("cpu")
 SHAPES = [(1, 7), (2, 3, 5), (6, 2, 3, 5, 5), (33, 300)]
 
 
@@ -52,14 +54,9 @@ def assert_same_gradient(ours, reference, rtol=1e-5):
 @pytest.mark.parametrize(("name", "v_reset"), NEURON_CASES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_backend_matches_steps_under_autograd(shape, name, v_reset, surrogate, backend):
-    x, grad = current(shape), current(shape, seed=1)
-    options = {"tau": 1.7, "v_reset": v_reset, "surrogate": surrogate, "alpha": 0.8}
-    expected = run(build_neuron(name, step_mode="s", **options), x, grad, "s")
-    spikes, g_x, g_w = run(build_neuron(name, backend=backend, keep_state=False, **options), x, grad, "m")
-    assert torch.equal(spikes, expected[0])
-    assert_same_gradient(g_x, expected[1])
-    if name == "PLIF":
-        assert_same_gradient(g_w, expected[2])
+    row = neuron_row(name, v_reset, surrogate, shape, torch.float32, CPU, backend, tie=0.0)
+    assert row["ok"], row
+    assert (row["backend"], row["ties"], row["spikes_differ"]) == (backend, 0, 0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -81,12 +78,9 @@ def test_states_and_their_gradients_pass_through(name, v_reset, backend):
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
 def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, backend):
     """The state is float32: spikes are identical, gradients differ by the rounding of the output alone."""
-    x, grad = current((6, 5, 9), dtype), current((6, 5, 9), dtype, seed=1)
-    expected = run(build_neuron(name, backend="torch"), x.float(), grad.float(), "m")
-    spikes, g_x, _ = run(build_neuron(name, backend=backend), x, grad, "m")
-    assert spikes.dtype == g_x.dtype == dtype
-    assert torch.equal(spikes.float(), expected[0])
-    torch.testing.assert_close(g_x.float(), expected[1], rtol=torch.finfo(dtype).eps, atol=1e-6)
+    row = neuron_row(name, None, "rectangle", (6, 5, 9), dtype, CPU, backend, tie=0.0)
+    assert row["ok"], row
+    assert row["dtype"] == str(dtype).removeprefix("torch.")
 
 
 @needs_compiler
@@ -133,24 +127,10 @@ def test_auto_never_switches_silently():
 @pytest.mark.parametrize("T", [1, 2, 6, 33])
 def test_norm_and_fire_matches_norm_then_fire(T, name, v_reset, backend):
     """Spikes, gradients and running statistics of the fused pair, against batch norm step by step and the neuron."""
-    x, grad = 2 * current((T, 3, 20, 4, 5)) + 0.7, current((T, 3, 20, 4, 5), seed=1)
-    results = []
-    for used in ("torch", backend):
-        torch.manual_seed(0)
-        norm = BatchNorm2d(20)
-        norm.weight.data.uniform_(0.5, 1.5)
-        norm.bias.data.normal_()
-        neuron = build_neuron(name, tau=1.7, v_reset=v_reset, backend=used, keep_state=False)
-        leaf = x.clone().requires_grad_()
-        spikes = norm_and_fire(norm, neuron, leaf)
-        spikes.backward(grad)
-        w = [neuron.w.grad] if name == "PLIF" else []
-        statistics = [norm.running_mean, norm.running_var, norm.num_batches_tracked.float()]
-        results.append((spikes.detach(), [leaf.grad, norm.weight.grad, norm.bias.grad, *w, *statistics]))
-    (expected_spikes, expected), (spikes, found) = results
-    assert torch.equal(spikes, expected_spikes)
-    for ours, reference in zip(found, expected, strict=True):
-        assert_same_gradient(ours, reference, rtol=3e-5)
+    row = norm_row(name, v_reset, (T, 3, 20, 4, 5), CPU, backend)
+    assert row["ok"], row
+    assert (row["backend"], row["behind a norm"]) == (backend, True)
+    assert row["ties"] < 0.02 * row["elements"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS[1:])

@@ -8,8 +8,8 @@ import torch
 
 from data import DataError, build_dataset
 from data.loader import build_loader
+from data.made_up_images import write_idx
 from data.mnist import FASHION
-from reproduction.tiny_images import write_idx
 from tests.fixtures_images import error_of, load
 
 PACKAGE = FASHION.package[1]

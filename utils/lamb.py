@@ -17,17 +17,18 @@ class LAMB(Optimizer):
         r = (m/(1 − β₁ᵗ)) / (√(v/(1 − β₂ᵗ)) + ε)
         x ← x − lr·(‖x‖/‖r + λ·x‖)·(r + λ·x)
 
-    The ratio is 1 where either norm is 0. As in timm, whose LAMB the transformer's authors used: all gradients together
-    are first scaled to a norm of ``max_grad_norm`` at most, and the ratio is 1 where λ = 0 (1-d parameters, there).
+    The ratio is 1 where either norm is 0. As in timm, whose LAMB the transformer's authors used, all gradients together
+    are first scaled to a norm of ``max_grad_norm`` at most; and biases, batch norms and other parameters of fewer than
+    two dimensions take Adam's step: λ = 0, ratio 1.
 
     Args:
-        params: parameters, or groups of them. lr: learning rate. weight_decay: λ.
+        params: parameters. lr: learning rate. weight_decay: λ; with 0 the ratio is 1 everywhere, as in timm.
         betas: β₁ and β₂. eps: ε. max_grad_norm: of all gradients together.
     """
 
     def __init__(
         self,
-        params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        params: Iterable[nn.Parameter],
         lr: float,
         weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -55,14 +56,14 @@ class LAMB(Optimizer):
     def _update(self, x: nn.Parameter, g: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[x], group["betas"]
         if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(x), exp_avg_sq=torch.zeros_like(x))
+            state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(x), exp_avg_sq=torch.zeros_like(x))
         state["step"] += 1
-        m, v = state["exp_avg"], state["exp_avg_sq"]
+        t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]  # the count stays on the CPU
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        r = (m / (1 - beta1 ** state["step"])) / ((v / (1 - beta2 ** state["step"])).sqrt() + group["eps"])
+        r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + group["eps"])
         ratio = x.new_ones(())
-        if group["weight_decay"] != 0:
+        if group["weight_decay"] != 0 and x.dim() > 1:
             r = r + group["weight_decay"] * x
             x_norm, r_norm = x.norm(), r.norm()
             ratio = torch.where((x_norm > 0) & (r_norm > 0), x_norm / r_norm, ratio)

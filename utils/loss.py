@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-LOSS_OPTIONS = ("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing")  # arguments of bptt_loss, and options
 
 
 def bptt_loss(
@@ -76,16 +74,23 @@ def rate_mse(logits: Tensor, labels: Tensor) -> Tensor:
     return F.mse_loss(logits.mean(0), target.to(logits.dtype))
 
 
-Loss = Callable[..., Tensor]
 # each with the options that it takes
-LOSSES: dict[str, tuple[Loss, tuple[str, ...]]] = {
-    "tet": (bptt_loss, LOSS_OPTIONS),
+LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "tet": (bptt_loss, ("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing")),
     "mean_ce": (mean_ce, ("label_smoothing",)),
     "rate_mse": (rate_mse, ()),
 }
 
 
-def build_loss(name: str, settings: Mapping[str, Any]) -> Loss:
+def build_loss(
+    loss: str, loss_lambda: float, loss_means: float, mse_n_reg: bool, label_smoothing: float
+) -> Callable[[Tensor, Tensor], Tensor]:
     """A loss of :data:`LOSSES`, (logits [T, N, K], labels) → scalar, with those of the settings that it takes."""
-    loss, options = LOSSES[name]
-    return partial(loss, **{option: settings[option] for option in options})
+    function, options = LOSSES[loss]
+    settings: dict[str, Any] = {
+        "loss_lambda": loss_lambda,
+        "loss_means": loss_means,
+        "mse_n_reg": mse_n_reg,
+        "label_smoothing": label_smoothing,
+    }
+    return partial(function, **{option: settings[option] for option in options})

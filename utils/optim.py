@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,13 +13,15 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
 from .lamb import LAMB
 
-Groups = list[dict[str, Any]]
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
-    "SGD": lambda groups, lr, momentum, fused: SGD(groups, lr, momentum, fused=fused),
-    "Adam": lambda groups, lr, momentum, fused: Adam(groups, lr, fused=fused),
-    "AdamW": lambda groups, lr, momentum, fused: AdamW(groups, lr, fused=fused),
-    "LAMB": lambda groups, lr, momentum, fused: LAMB(groups, lr),
+    "SGD": lambda parameters, momentum, **how: SGD(parameters, momentum=momentum, **how),
+    "Adam": lambda parameters, momentum, **how: Adam(parameters, **how),
+    "AdamW": lambda parameters, momentum, **how: AdamW(parameters, **how),
+    "LAMB": lambda parameters, momentum, **how: LAMB(parameters, **how),
 }
+# what each keeps for a weight, once it has taken a step: in its shape, but for the count of steps
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+KEPT = {"SGD": {"momentum_buffer"}, "Adam": ADAM, "AdamW": ADAM, "LAMB": ADAM}
 
 
 class WarmCosine(LRScheduler):
@@ -58,6 +60,8 @@ class WarmCosine(LRScheduler):
         share = (1 + math.cos(math.pi * t / self.T_max)) / 2
         return [self.eta_min + (lr - self.eta_min) * share for lr in self.base_lrs]
 
+    _get_closed_form_lr = get_lr
+
 
 def cosine(
     optimizer: Optimizer,
@@ -87,23 +91,35 @@ def build_optimizer(
     lr: float,
     momentum: float,
     weight_decay: float,
-    decay_1d: bool = True,
     device: torch.device,
 ) -> Optimizer:
-    """An optimiser of :data:`OPTIMISERS`; ``momentum`` is SGD's. One kernel for all parameters where there is one.
-
-    Args:
-        decay_1d: False leaves biases, batch norms and other 1-d (or 0-d) parameters without weight decay.
-    """
-    parameters = list(parameters)
-    groups: Groups = [{"params": parameters, "weight_decay": weight_decay}]
-    if not decay_1d:
-        groups[0]["params"] = [x for x in parameters if x.dim() > 1]
-        groups.append({"params": [x for x in parameters if x.dim() <= 1], "weight_decay": 0.0})
-    return OPTIMISERS[name](groups, lr, momentum, device.type in ("cpu", "cuda"))
+    """An optimiser of :data:`OPTIMISERS`; ``momentum`` is SGD's. One kernel for all parameters where there is one."""
+    how = {"fused": device.type in ("cpu", "cuda")} if name != "LAMB" else {}
+    return OPTIMISERS[name](parameters, momentum, lr=lr, weight_decay=weight_decay, **how)
 
 
-def build_schedule(name: str, optimizer: Optimizer, settings: Mapping[str, Any]) -> LRScheduler:
-    """A schedule of :data:`SCHEDULES`, in epochs, with those of the settings that it takes."""
+def build_schedule(
+    name: str,
+    optimizer: Optimizer,
+    *,
+    T_max: int,
+    step_size: int,
+    gamma: float,
+    lr_min: float = 0.0,
+    warmup_epochs: int = 0,
+    warmup_lr: float = 0.0,
+    cooldown_epochs: int = 0,
+) -> LRScheduler:
+    """A schedule of :data:`SCHEDULES`, in epochs: ``step_size`` and ``gamma`` are StepLR's, the others CosALR's (see
+    :class:`WarmCosine`)."""
     schedule, options = SCHEDULES[name]
+    settings: dict[str, Any] = {
+        "T_max": T_max,
+        "lr_min": lr_min,
+        "warmup_epochs": warmup_epochs,
+        "warmup_lr": warmup_lr,
+        "cooldown_epochs": cooldown_epochs,
+        "step_size": step_size,
+        "gamma": gamma,
+    }
     return schedule(optimizer, **{option: settings[option] for option in options})
