@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .base import SpikingNeuron
+from .defaults import TAU
 from .kernels import Dynamics
 
 
@@ -53,7 +54,7 @@ class LIF(SpikingNeuron):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

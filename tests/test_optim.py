@@ -109,7 +109,7 @@ def test_resumed_bit_for_bit(tmp_path):
     other = run_training(*TRAIN, *WARM, "-lr_min", 1e-3, *LOSS, "-epochs", 4, "-resume", path, cwd=tmp_path)
     assert_refused(other, "-lr_min")
     assert run_training(*TRAIN, *WARM, *LOSS, "-epochs", 4, "-resume", path, cwd=tmp_path).returncode == 0
-    whole, parts = (weights_in(tmp_path / "logs" / name) for name in ("whole", "parts"))
+    whole, parts = (weights_in(tmp_path / "logs" / name / "checkpoint_latest.pth") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
