@@ -16,6 +16,7 @@ from .mlp import SpikingMLP
 from .plif_net import plif_fashion, plif_fashion_32
 from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
+from .sew_resnet import sew_resnet18
 from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
 from .temporal_norm import BATCH_NORMS, NORMS
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
@@ -49,6 +50,7 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "vggsnn": vggsnn,
     "snn5": snn5,
     "snn5_noAP": snn5_noAP,
+    "sew_resnet18": sew_resnet18,
     "plif_fashion": plif_fashion,
     "plif_fashion_32": plif_fashion_32,
     "spike_driven_transformer": spike_driven_transformer,
