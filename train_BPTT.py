@@ -122,7 +122,7 @@ def open_run(state: TrainState, task: Task, s: Settings, resumed: Resumed | None
 
 def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, run: RunDir | None) -> None:
     """What is trained, on what, and where it goes."""
-    norm = "batch norm per step" if s.bn == "per_step" else "batch norm MERGED over T"
+    norm = {"per_step": "batch norm per step", "merged": "batch norm MERGED over T"}.get(s.bn, s.bn)
     precision = str(state.amp_dtype or torch.float32).removeprefix("torch.")
     print(f"{s.model} with {s.neuron}, T = {s.T}, {norm}, {state.device}, {computed_by}, {precision}{state.ranks}\n"
           f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from settings.rebuild import build_again
 from settings.training import names_given_to
 from utils.checkpoint import put_weights
 from utils.engine import evaluate, naming_memory
-from utils.loss import bptt_loss
+from utils.loss import build_loss
 
 from .conversion import Score, lif_twin
 from .running_statistics import choose_statistics, columns_of, note_on_length, take_again, with_each, words_of
@@ -44,7 +43,7 @@ class Subject:
     def score(self, net: nn.Module, batches: Batches | None = None, title: str = "test") -> Score:
         """Accuracy and loss of a network on some batches; None takes those of the test set."""
         batches = batches or self.test
-        criterion = partial(bptt_loss, **{name: getattr(self.run, name) for name in names_given_to("loss")})
+        criterion = build_loss(**{name: getattr(self.run, name) for name in names_given_to("loss")})
         with naming_memory(self.run.b, self.run.T):
             seen = evaluate(net, batches.epoch(0), criterion, device=self.device, steps=len(batches), title=title)
         return Score(seen["acc"], seen["loss"])

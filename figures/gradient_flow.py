@@ -15,7 +15,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,7 +31,7 @@ from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights
 from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.exit import one_line_errors
-from utils.loss import bptt_loss
+from utils.loss import build_loss
 from utils.output import markdown_table, write_json, written_aside
 from utils.run_dir import environment
 from utils.seeding import seed_all
@@ -76,7 +75,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
     )
     x_seq, target = next(loader.epoch(0))
-    criterion = partial(bptt_loss, **{name: settings[name] for name in names_given_to("loss")})
+    criterion = build_loss(**{name: settings[name] for name in names_given_to("loss")})
     try:
         layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
     except ValueError as error:

@@ -61,6 +61,7 @@ def taking(option: str) -> tuple[str, ...]:
 
 
 STEPPING = tuple(name for name, neuron in NEURONS.items() if issubclass(neuron, SpikingNeuron))  # those with a step
+DECAYING = taking("decay_input")  # neurons with the other convention of the literature: decay_input, detach_reset
 HARD_RESET = taking("v_reset")  # neurons that a v_reset means something to
 WHOLE_SEQUENCES = tuple(name for name in NEURONS if name not in taking("step_mode"))  # they see T steps at once
 # those that a LIF with the same weights can stand in for

@@ -16,7 +16,7 @@ from utils.cli import UsageError
 from utils.device import amp_dtype
 from utils.distributed import Ranks
 from utils.engine import TrainState
-from utils.loss import bptt_loss
+from utils.loss import build_loss
 from utils.optim import build_optimizer, build_schedule
 
 from .record import identity_of
@@ -82,7 +82,7 @@ def start_state(
     return TrainState(
         net,
         optimizer,
-        partial(bptt_loss, **s.given_to("loss")),
+        build_loss(**s.given_to("loss")),
         device,
         lr_scheduler=build_schedule(s.lr_scheduler, optimizer, **s.given_to("schedule")),
         amp_dtype=amp_dtype(device, s.amp),

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from neurons import HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES
+from models import published_norm
+from neurons import DECAYING, HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES
 from utils.cli import OneLineParser, exchange_of
+from utils.loss import LOSSES
 
 from .option import Option
 from .record import read_config, words_of
-from .training import DEFAULTS, OPTIONS, Settings
+from .training import DEFAULTS, OPTIONS, Settings, names_given_to
 
 PROGRAM = "train_BPTT.py"
 
@@ -45,14 +47,18 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked as far as it can be without data or a network; ``seed`` is a list."""
     parser = training_parser()
     args = parser.parse_args(argv)
+    words = list(argv)
     if args.config is not None:
         recorded = words_of(read_config(args.config), args.config)
         recorder = training_parser()
         recorder.prog = f"{PROGRAM}: {args.config}"  # a bad value is the file's, not the command line's
         recorder.parse_args(recorded)
-        args = parser.parse_args([*recorded, *argv])
+        words = [*recorded, *argv]
+        args = parser.parse_args(words)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
+    if not any(word.partition("=")[0] == "-bn" for word in words):
+        args.bn = published_norm(args.model)
     check_together(args, parser.error)
     return args
 
@@ -85,12 +91,27 @@ def check_together(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
         refuse(f"-bptt_k cuts the gradients through time of {', '.join(STEPPING)}, not of {neuron}")
     if args.bptt_k is not None and args.step_mode == "s":
         refuse("-bptt_k works on whole sequences: leave -step_mode s out")
-    if args.bn_eval == "per_step" and args.bn == "merged":
+    if args.bn_eval == "per_step" and args.bn != "per_step":
         refuse("-bn_eval per_step: batch norm merged over T has no statistics of each step; leave one of them out")
+    if args.step_mode == "s" and args.bn != "per_step":
+        refuse(f"-step_mode s: -bn {args.bn} takes its statistics over all T steps at once; leave one of them out")
+    check_training(args, refuse)
     if args.switch_neuron is not None:
         check_switch(args, refuse)
     if len(args.seed) > 1 and args.resume not in (None, Path("auto")):
         refuse("-resume continues one run, and -seed names several: take -resume auto, or one seed")
+
+
+def check_training(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:
+    """Refuse options that a neuron, a loss or a schedule has no use for; see :func:`check_together`."""
+    for name in ("decay_input", "detach_reset"):
+        if getattr(args, name) and args.neuron not in DECAYING:
+            refuse(f"-{name} works with {' and '.join(DECAYING)}, not with {args.neuron}")
+    for name in names_given_to("loss"):
+        if name not in ("loss", *LOSSES[args.loss][1]) and getattr(args, name) != DEFAULTS[name]:
+            refuse(f"-{name}: -loss {args.loss} has no use for it; leave it out")
+    if args.warmup_epochs >= args.T_max:
+        refuse(f"-warmup_epochs {args.warmup_epochs} leave nothing of the cosine: -T_max is {args.T_max}")
 
 
 def check_switch(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) -> None:

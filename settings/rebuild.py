@@ -13,6 +13,7 @@ from data import build_dataset
 from data.loader import build_loader
 from data.task import Split, Task, stratified_split
 from models import build_model
+from neurons import DECAYING
 from utils.cli import UsageError
 from utils.engine import naming_memory
 
@@ -55,5 +56,6 @@ def build_again(run: Namespace, task: Task, neuron: str, **options: Any) -> nn.M
         "in_channels": task.in_channels,
         "input_size": task.input_size,
     }
-    names = [name for name in names_given_to("network") if OPTIONS[name].inference and name not in ("tau", "v_reset")]
+    left_out = ("tau", "v_reset") if neuron in DECAYING else ("tau", "v_reset", "decay_input", "detach_reset")
+    names = [name for name in names_given_to("network") if OPTIONS[name].inference and name not in left_out]
     return build_model(run.model, neuron, **shape, **{name: getattr(run, name) for name in names}, **options)

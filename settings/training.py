@@ -13,6 +13,7 @@ from data import DATASETS
 from models import BATCH_NORMS, MODELS, STATISTICS
 from neurons import BACKENDS, NEURONS, SURROGATES, TAU
 from utils.cli import OneOf, exchange, folder_name, number
+from utils.loss import LOSSES
 from utils.numerics import CUDNN
 from utils.optim import OPTIMISERS, SCHEDULES
 
@@ -63,15 +64,19 @@ class Settings:
         named=Named("tau{:g}", 5, always=True))  # fmt: skip
     v_reset: float | None = option(None, number(float), "hard reset to this value; None is the soft reset (LIF, PLIF)",
         group=NETWORK, role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("vreset{:g}", 8))  # fmt: skip
+    decay_input: bool = option(False, help="c/τ in the place of the input current c (LIF, PLIF)", group=NETWORK,
+        role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("decay_input", 15))  # fmt: skip
+    detach_reset: bool = option(False, help="no gradient through the reset (LIF, PLIF)", group=NETWORK,
+        role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("detach_reset", 16))  # fmt: skip
     surrogate: str = option("rectangle", OneOf("surrogate", SURROGATES), "surrogate derivative",
         group=NETWORK, role=IDENTITY, given_to=("network",))  # fmt: skip
     alpha: float = option(1.0, number(float, above=0), "width of the surrogate", group=NETWORK,
         role=IDENTITY, given_to=("network",))  # fmt: skip
     drop_rate: float = option(0.0, share, "dropout, one mask per sequence", group=NETWORK,
         role=IDENTITY, given_to=("network",), named=Named("drop{:g}", 9))  # fmt: skip
-    bn: str = option("per_step", OneOf("batch norm", BATCH_NORMS), "batch norm of each step (the paper's), or "
-        "merged over T (a different network)", group=NETWORK, role=IDENTITY, given_to=("network",), inference=SAVED,
-        named=Named("bn_{}", 11))  # fmt: skip
+    bn: str = option("per_step", OneOf("batch norm", BATCH_NORMS), "batch norm of each step (the paper's), merged over "
+        "T (another network; what the Spike-Driven Transformer takes unless told otherwise), tdBN or TEBN",
+        group=NETWORK, role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("bn_{}", 11))  # fmt: skip
     bn_eval: str = option("shared", OneOf("statistics", STATISTICS), "running statistics of "
         "the accuracy that chooses the best epoch: shared by all steps (the paper's), or of each step; both are shown",
         group=NETWORK, role=IDENTITY, inference=SAVED, named=Named("eval_{}", 14))  # fmt: skip
@@ -81,7 +86,7 @@ class Settings:
 
     epochs: int = option(300, positive, "epochs in all", group=TRAINING, role=MAY_CHANGE)
     opt: str = option("SGD", OneOf("optimiser", OPTIMISERS), "optimiser", group=TRAINING, role=IDENTITY)
-    lr: float = option(0.1, number(float, above=0), "learning rate at the start", group=TRAINING,
+    lr: float = option(0.1, number(float, above=0), "learning rate at the start, or after the warm-up", group=TRAINING,
         role=HELD, held_as="initial_lr", given_to=("optimiser",), named=Named("lr{:g}", 7, always=True))  # fmt: skip
     momentum: float = option(0.9, share, "momentum of SGD", group=TRAINING,
         role=HELD, held_as="momentum", given_to=("optimiser",))  # fmt: skip
@@ -91,10 +96,22 @@ class Settings:
         role=IDENTITY)  # fmt: skip
     T_max: int = option(300, positive, "CosALR: epochs from the start to the lowest rate", group=TRAINING,
         role=HELD, held_as="T_max", given_to=("schedule",))  # fmt: skip
+    lr_min: float = option(0.0, number(float, least=0), "CosALR: the lowest rate", group=TRAINING,
+        role=HELD, held_as="eta_min", given_to=("schedule",))  # fmt: skip
+    warmup_epochs: int = option(0, number(int, least=0), "CosALR: the first epochs rise linearly from -warmup_lr to "
+        "-lr, in the place of the cosine's first", group=TRAINING,
+        role=HELD, held_as="warmup_epochs", given_to=("schedule",))  # fmt: skip
+    warmup_lr: float = option(0.0, number(float, least=0), "CosALR: rate of the first epoch of a warm-up",
+        group=TRAINING, role=HELD, held_as="warmup_lr", given_to=("schedule",))  # fmt: skip
+    cooldown_epochs: int = option(0, number(int, least=0), "CosALR: epochs at -lr_min after -T_max", group=TRAINING,
+        role=HELD, held_as="cooldown_epochs", given_to=("schedule",))  # fmt: skip
     step_size: int = option(100, positive, "StepLR: epochs between two steps", group=TRAINING,
         role=HELD, held_as="step_size", given_to=("schedule",))  # fmt: skip
     gamma: float = option(0.1, number(float, above=0), "StepLR: factor of a step", group=TRAINING,
         role=HELD, held_as="gamma", given_to=("schedule",))  # fmt: skip
+    loss: str = option("tet", OneOf("loss", LOSSES), "TET (the paper's), CE of the logits' mean over T, or MSE between "
+        "that mean, a firing rate, and the one-hot label", group=TRAINING,
+        role=IDENTITY, given_to=("loss",), inference=SAVED, named=Named("{}", 17))  # fmt: skip
     loss_lambda: float = option(0.05, number(float, least=0, most=1), "λ of the loss (1 − λ)·CE + λ·MSE",
         group=TRAINING, role=IDENTITY, given_to=("loss",), inference=SAVED)  # fmt: skip
     loss_means: float = option(1.0, number(float), "the MSE's target for every logit", group=TRAINING,

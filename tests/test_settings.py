@@ -18,13 +18,13 @@ from settings.record import plain, run_name
 from settings.training import DEFAULTS, OPTIONS, Settings, names_given_to
 from tests.helpers import ENVIRONMENT, ROOT, assert_refused, run_training
 from utils.engine import TrainState
-from utils.loss import bptt_loss
+from utils.loss import build_loss
 from utils.optim import build_optimizer, build_schedule
 
 TAKERS = {
     "data": build_dataset,
     "network": build_model,
-    "loss": bptt_loss,
+    "loss": build_loss,
     "optimiser": build_optimizer,
     "schedule": build_schedule,
     "step": TrainState,

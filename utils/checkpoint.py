@@ -136,7 +136,8 @@ def flaw_of(value: object, like: Tensor) -> str | None:
 def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a network's weights: a checkpoint of ours or of the published code, or a bare state dict.
 
-    PLIF's learned ``w`` is left out when the network has none (PLIF-trained weights run as LIF).
+    What the network calls ``unused_weights`` is left out; so is PLIF's learned ``w`` when the network has none
+    (PLIF-trained weights run as LIF).
 
     Returns:
         The whole checkpoint, for what else it holds.
@@ -158,6 +159,8 @@ def put_weights(net: nn.Module, state: dict[str, Any], path: str | Path) -> None
     """
     weights, own = weights_of(state, path), net.state_dict()
     weights = {k: w for k, w in weights.items() if k in own or not (k.endswith(".w") and w.dim() == 0)}
+    unused = getattr(net, "unused_weights", ())
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(unused)}
     missing = sorted(name for name in own.keys() - weights.keys() if not is_of_steps(name, own[name], own))
     extra = sorted(name for name in weights.keys() - own.keys() if not is_of_steps(name, weights[name], own))
     if missing or extra:

@@ -96,8 +96,8 @@ def fire(
     states = first_states(dynamics, states, x[0]) if states else ()
     states = tuple(laid_out_like(x[0], state) for state in states)
     scale, shift = norm or (None, None)
-    if scale is not None:
-        check_norm(x, scale[0], shift[0])
+    if norm is not None:
+        check_norm(x, norm[0][0], norm[1][0])
     if is_watched(x):
         train = torch.is_grad_enabled()
         out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
