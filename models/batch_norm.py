@@ -14,7 +14,6 @@ from neurons import ops
 
 from .recompute import recomputing
 
-BATCH_NORMS = ("per_step", "merged")
 STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
 OF_STEPS = ("running_mean_t", "running_var_t")
 
@@ -41,6 +40,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     """
 
     sum_over_ranks: ops.SumOverRanks | None = None
+    is_scale_and_shift = True  # whether its whole work is a scale and a shift of each (t, c): then it can be fused
     t: int
 
     def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):

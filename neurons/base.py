@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
+from .defaults import TAU
 from .ops import (
     Dynamics,
     Learned,
@@ -73,7 +74,7 @@ class SpikingNeuron(base.MemoryModule):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         *,
         v_reset: float | None = None,

@@ -90,6 +90,20 @@ MUTATIONS = (
         "tests/test_backends.py::test_backend_matches_steps_under_autograd -k rectangle-c",
     ),
     Mutation(
+        "states: one of another shape is let through",
+        "neurons/ops/dynamics.py",
+        "if state.shape != frame.shape or state.dtype",
+        "if state.dtype",
+        "tests/test_states.py::test_a_sequence_of_another_shape_is_refused_until_reset -k torch",
+    ),
+    Mutation(
+        "lif: an infinite potential is not reset",
+        "neurons/lif.py",
+        "u.clamp(max=1e18)",
+        "u",
+        "tests/test_states.py::test_a_hard_reset_takes_an_infinite_potential_back -k steps",
+    ),
+    Mutation(
         "fused norm: the mean of the gradient is not taken out",
         "neurons/ops/norm.py",
         "return A, -scale * sum_g / n - A * mean, own_gxhat",
@@ -149,7 +163,7 @@ MUTATIONS = (
     ),
     Mutation(
         "accuracy: the last step's logits predict, not their sum",
-        "utils/engine.py",
+        "utils/meter.py",
         "logits.detach().sum(0).argmax(1)",
         "logits.detach()[-1].argmax(1)",
         "tests/test_engine.py",
@@ -181,6 +195,13 @@ MUTATIONS = (
         'optimizer.load_state_dict(checkpoint["optimizer"])',
         'optimizer.load_state_dict({**checkpoint["optimizer"], "state": {}})',
         "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
+    ),
+    Mutation(
+        "resume: a run is taken for another's",
+        "settings/resume.py",
+        "    if changed:\n",
+        "    if not changed:\n",
+        "tests/test_changed_settings.py -k refused_resume_changes_nothing",
     ),
     Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -141,12 +142,21 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     return backend
 
 
+Function = TypeVar("Function", bound=Callable)
+
+
+def constant_to_compile(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 def in_transform() -> bool:
     """Whether torch.func (grad, vmap, …) is at work."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
-@torch.compiler.assume_constant_result
+@constant_to_compile
 def is_installed(backend: str) -> bool:
     """Whether what a back end needs is here; where it is not, a warning says once what would mend it."""
     missing = why_not(backend)
@@ -159,7 +169,7 @@ def is_installed(backend: str) -> bool:
 WARNED: set[str] = set()
 
 
-@torch.compiler.assume_constant_result
+@constant_to_compile
 def why_not(backend: str) -> str:
     """What a back end lacks on this machine, in words; empty if nothing."""
     return _why_not(backend)
