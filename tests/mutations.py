@@ -92,9 +92,9 @@ MUTATIONS = (
     Mutation(
         "states: one of another shape is let through",
         "neurons/ops/dynamics.py",
-        "if state.shape != frame.shape or state.dtype",
+        "if state.shape != like.shape or state.dtype",
         "if state.dtype",
-        "tests/test_states.py::test_a_sequence_of_another_shape_is_refused_until_reset -k torch",
+        "tests/test_states.py::test_a_sequence_of_another_shape_is_refused_until_reset -k reference",
     ),
     Mutation(
         "lif: an infinite potential is not reset",
@@ -192,8 +192,8 @@ MUTATIONS = (
     Mutation(
         "resume: the optimiser's momentum is forgotten",
         "utils/resume.py",
-        'optimizer.load_state_dict(checkpoint["optimizer"])',
-        'optimizer.load_state_dict({**checkpoint["optimizer"], "state": {}})',
+        "optimizer.load_state_dict(optimizer)",
+        'optimizer.load_state_dict({**optimizer, "state": {}})',
         "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
     ),
     Mutation(
