@@ -23,15 +23,7 @@ def test_the_six_commands_are_there():
 
 def test_every_option_is_in_the_table():
     table = GUIDES["options.md"]
-    parser = training_parser(
-        datasets=DATASETS,
-        models=MODELS,
-        neurons=NEURONS,
-        surrogates=SURROGATES,
-        batch_norms=BATCH_NORMS,
-        backends=BACKENDS,
-    )
-    for action in parser._actions:
+    for action in training_parser()._actions:
         for option in action.option_strings:
             assert option in ("-h", "--help") or f"`{option}`" in table, option
 
