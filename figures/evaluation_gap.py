@@ -128,6 +128,7 @@ def watch_inputs(net: nn.Module, stack: ExitStack) -> dict[str, tuple[Tensor, Te
 
     for name, module in net.named_modules():
         if isinstance(module, BatchNorm2d):
+            module.is_scale_and_shift = False  # a fused norm's forward is never called
             stack.callback(module.register_forward_pre_hook(partial(hook, name)).remove)
     return seen
 

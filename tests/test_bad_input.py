@@ -50,14 +50,14 @@ def refused(train, *options: str | Path, says: tuple[str, ...]) -> None:
 
 
 OPTIONS = {
-    "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, KLIF, GLIF, PSN, relu"),
+    "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, KLIF, GLIF, ILIF, PSN, relu"),
     "-neuron lif": ("did you mean LIF?",),
     "-model spiking_resnet_18": ("unknown model", "did you mean spiking_resnet18?"),
     "-model vgg9": ("unknown model 'vgg9'", "snn5_noAP"),
     "-dataset cifar-10": ("unknown data set 'cifar-10'; did you mean cifar10?",),
     "-dataset dvscifar10": ("did you mean DVSCIFAR10?",),
     "-surrogate rectangel": ("did you mean rectangle?",),
-    "-opt Adam": ("did you mean AdamW?",),
+    "-opt Adan": ("did you mean Adam?",),
     "-lr_scheduler cosalr": ("did you mean CosALR?",),
     "-bn step": ("unknown batch norm",),
     "-backend compil": ("unknown backend 'compil'; did you mean compile?",),
