@@ -21,14 +21,26 @@ from typing import Any
 
 from torch import nn
 
-from analysis import report, table8
-from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
-from analysis.profile import profile_network, thop_counts
-from analysis.throughput import measure_throughput
+from accounts.account import write_account
+from accounts.profile import profile_network, thop_counts
+from accounts.throughput import measure_throughput
 from data import DATASETS, DataError, build_dataset
 from data.loader import build_loader
 from data.task import Split, Task, stratified_split
-from models import BATCH_NORMS, MODELS, build_model
+from deploy import table8
+from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, sweep
+from deploy.running_statistics import (
+    check_statistics_request,
+    choose_statistics,
+    columns_of,
+    in_one_row,
+    note_on_length,
+    recalibrated_checkpoint,
+    take_again,
+    with_each,
+    words_of,
+)
+from models import BATCH_NORMS, MODELS, STATISTICS, build_model
 from neurons import HARD_RESET, NEURONS, OURS
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint, weights_of
 from utils.cli import UsageError
@@ -37,11 +49,15 @@ from utils.engine import MemoryFullError, NonFiniteLossError, evaluate, naming_m
 from utils.exit import one_line_errors
 from utils.inference_cli import SAVED, SOFT, inference_parser, read_config, settle
 from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.numerics import set_numerics
+from utils.output import write_json, written_aside
 from utils.run_dir import environment
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = inference_parser(datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS)
+    parser = inference_parser(
+        datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS, statistics=STATISTICS
+    )
     args = parser.parse_args(argv)
     device = choose_device(args.device)
 
@@ -53,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         run.trained_with = "PLIF"  # it alone learns a time constant
     out_dir = run.out_dir or run.resume.parent / "inference"
     check_request(run, out_dir)
+    set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
     with naming_memory(run.b, run.T):
@@ -66,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
         )
     load = partial(build_loader, batch_size=run.b, T=run.T, device=device, seed=run.seed, shuffle=False, workers=run.j)
     test = load(task.test)
-    calibration = load(training_slice(task, run)) if run.calibrate else None
+    calibration = load(training_slice(task, run, run.calibrate_samples, "calibrate_samples")) if run.calibrate else None
+    retaken = training_slice(task, run, run.recalibrate_bn, "recalibrate_bn") if run.recalibrate_bn else None
     if run.throughput and len(task.test) < run.b:
         raise UsageError(f"-throughput wants full batches: -b {run.b} is more than the {len(task.test)} test samples")
 
@@ -93,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise UsageError(f"-model {run.model} on {run.dataset}: {error}") from None
     net.to(device).eval()
+    if retaken is None:
+        choose_statistics(net, run)  # refused now if there are none
     exporter = load_exporter() if run.export else None
     if exporter and not run.calibrate:
         exporter.to_nir(net, frame)  # refused now rather than after the rest
@@ -104,35 +124,60 @@ def main(argv: list[str] | None = None) -> None:
             seen = evaluate(network, batches.epoch(0), criterion, device=device, steps=len(batches), title=title)
         return Score(seen["acc"], seen["loss"])
 
+    def tested(network: nn.Module) -> dict[str, Any]:
+        return columns_of("test", with_each(network, run.T, score))
+
     trained_with = checkpoint.get("trained_with", run.trained_with)  # a converted network says what it once was
     settings = {"trained_with": trained_with, **{name: getattr(run, name) for name in SAVED}}
+    precision = "TF32" if run.tf32 else "float32"
     print(
-        f"{run.model} trained with {trained_with}, run as {run.neuron}{words_for(run)}, T = {run.T}, {device}, float32"
+        f"{run.model} trained with {trained_with}, run as {run.neuron}{words_for(run)}, "
+        f"T = {run.T}, {device}, {precision}"
+        + (", batch norm's statistics of each step" if run.bn_eval == "per_step" else "")
     )
     for name in ("dataset", "T"):
         trained = (config or {}).get(name, settings[name])
         if trained != settings[name]:
             print(f"note: trained with -{name} {trained}, run with -{name} {settings[name]}")
 
+    # -- batch norm's statistics: taken again, if asked for, and chosen
+    about_norm: dict[str, Any] = {}
+    if retaken is not None:
+        before = tested(net)
+        print(f"before its statistics are taken again\n{words_of(task.name, before)}")
+        take_again(net, retaken, run)
+        print(f"taken again over {len(retaken)} training samples")
+        about_norm["recalibrated_bn"] = {"samples": len(retaken), "before": before}
+    settings["bn_eval"] = choose_statistics(net, run)
+    if note := note_on_length(net, run.T):
+        print(note)
+
     # -- what was asked for; results appear in out_dir once all of them are there
     deployed = net
-    with report.written_aside(out_dir) as folder:
-        itself = score(net)
-        print(f"{task.name}: test accuracy {itself.acc:.2f}%, loss {itself.loss:.4f} ({len(task.test)} samples)")
+    with written_aside(out_dir) as folder:
+        itself = tested(net)
+        print(f"{words_of(task.name, itself)} ({len(task.test)} samples)")
         results: dict[str, Any] = {
             "checkpoint": str(run.resume),
             **settings,
             "seed": run.seed,
+            "cudnn": run.cudnn,
+            "tf32": run.tf32,
             "test_samples": len(task.test),
             "split": task.convention,
             "made_with": environment(device),
-            "test": asdict(itself),
+            **about_norm,
+            **itself,
         }
-        report.write_json(folder / "evaluation.json", results)
+        write_json(folder / "evaluation.json", results)
 
         if run.sweep or run.calibrate:
             resets = FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
-            fixed = [{"v_reset": v_reset, **asdict(seen)} for v_reset, seen in sweep(net, score, resets).items()]
+            swept = with_each(net, run.T, partial(sweep, score=score, resets=resets))
+            fixed = [
+                {"v_reset": v_reset, **in_one_row({kind: seen[v_reset] for kind, seen in swept.items()})}
+                for v_reset in resets
+            ]
             calibrated: dict[str, Any] = {}
             if calibration is not None:
                 on_slice = partial(score, batches=calibration, title="slice of the training set")
@@ -144,7 +189,7 @@ def main(argv: list[str] | None = None) -> None:
                     ("per_layer", found.layers, found.layers_score),
                 ):
                     twin = lif_twin(net, v_reset)
-                    calibrated[name] = {"v_reset": v_reset, "slice": asdict(seen), "test": asdict(score(twin))}
+                    calibrated[name] = {"v_reset": v_reset, "slice": asdict(seen), **tested(twin)}
                 calibrated |= {"samples": len(calibration.split), "trials": found.trials}
                 deployed = lif_twin(net, found.layers)  # at least as good on the slice as one value
             print("\n" + table8.write_table([{**results, "fixed": fixed, "calibrated": calibrated}], folder, "sweep"))
@@ -158,19 +203,23 @@ def main(argv: list[str] | None = None) -> None:
                     profile_network(dense, [(x_seq[:1], labels)]),
                 )
             thop = thop_counts(dense, x_seq[:1, :1])
-            print("\n" + report.write_account(folder, run.neuron, profile, dense_profile, thop, results))
+            print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))
 
         if run.throughput:
             with naming_memory(run.b, run.T):
                 speed = measure_throughput(net, next(test.epoch(0))[0])
-            report.write_json(folder / "throughput.json", {**results, **speed.as_dict()})
+            write_json(folder / "throughput.json", {**results, **speed.as_dict()})
             print(
-                f"{speed.images_per_second:.1f} images/s in float32: {speed.batch} sequences of {speed.T} steps take "
-                f"{speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
+                f"{speed.images_per_second:.1f} images/s in {precision}: {speed.batch} sequences of {speed.T} steps "
+                f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
                 f"peak memory {speed.peak_memory_gb:.2f} GiB; {speed.device}"
             )
     print(f"results: {out_dir}")
 
+    if run.save_bn and retaken is not None:
+        run.save_bn.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(recalibrated_checkpoint(net, checkpoint, settings, len(retaken)), run.save_bn)
+        print(f"network with its new statistics: {run.save_bn}")
     if run.save_lif:
         run.save_lif.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(lif_checkpoint(deployed, settings), run.save_lif)
@@ -203,7 +252,8 @@ def check_request(run: Namespace, out_dir: Path) -> None:
         raise UsageError("-v_resets are the values of -sweep and -calibrate: add one of them, or give one -v_reset")
     if run.save_lif and not (run.neuron == "LIF" or run.calibrate):
         raise UsageError(f"-save_lif: {run.neuron} is to run as itself; add -neuron LIF (and -v_reset), or -calibrate")
-    for path in (out_dir / "evaluation.json", run.save_lif, run.export):
+    check_statistics_request(run)
+    for path in (out_dir / "evaluation.json", run.save_bn, run.save_lif, run.export):
         if path is None:
             continue
         standing = next(parent for parent in path.absolute().parents if parent.exists())
@@ -223,21 +273,21 @@ def words_for(run: Namespace) -> str:
 def load_exporter() -> ModuleType:
     """The module that writes NIR; its packages are not needed for anything else."""
     try:
-        return import_module("analysis.nir_export")
+        return import_module("deploy.nir_export")
     except ModuleNotFoundError as error:
         raise UsageError(f"-export: the package {error.name} is missing; pip install nir nirtorch") from None
 
 
-def training_slice(task: Task, run: Namespace) -> Split:
+def training_slice(task: Task, run: Namespace, samples: float, option: str) -> Split:
     """Part of what the network was trained on, as the test set is seen; never what -val_split held out."""
     if run.train_fraction < 1:
         task = task.keep_fraction(run.train_fraction, run.seed)
     if run.val_split > 0:
         task = task.hold_out(run.val_split, run.seed)
-    share = min(1.0, run.calibrate_samples / len(task.train))
+    share = min(1.0, samples / len(task.train))
     kept, _ = stratified_split(task.train.labels, share, run.seed)
     if not len(kept):
-        raise UsageError(f"-calibrate_samples {run.calibrate_samples} is less than one sample of each class; take more")
+        raise UsageError(f"-{option} {samples} is less than one sample of each class; take more")
     return task.train.subset(kept).seen_as(task.test)
 
 

@@ -21,12 +21,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from reproduction.checked_yaml import RecipeError
+from reproduction.comparison import write_report
+from reproduction.keep import keep
+from reproduction.markdown import show
 from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
-from reproduction.report import show, write_report
 from reproduction.results import Results
 from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
 from reproduction.smoke import smoke
-from reproduction.strict import RecipeError
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 
@@ -38,9 +40,9 @@ T = TypeVar("T", Recipe, Run)
 COMMANDS = {
     "list": "every recipe: what it is of, how many runs, how many are finished",
     "show": "a recipe's commands and the paper's values",
-    "run": "run what a recipe still lacks; what was stopped goes on",
+    "run": "run what a recipe still lacks; what was stopped is resumed",
     "report": "the paper's values and ours side by side",
-    "keep": "copy what is small of finished runs to results/evidence, to be committed",
+    "keep": "write finished runs into the evidence, a line for each, to be committed",
     "smoke": "start every command on two batches of made-up data in the data set's own shape",
 }
 
@@ -71,7 +73,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     add("--recipes", type=Path, default=RECIPES, help="folder of the recipes")
     if name in ("run", "report", "keep"):
         add("--seeds", type=natural, nargs="+", help="in place of the recipe's seeds")
-    if name in ("list", "run", "report", "keep"):
+    if name in ("list", "show", "run", "report", "keep"):
         add("--runs_dir", type=Path, default=RUNS_DIR, help="where run folders stand")
     if name == "report":
         add("--out", type=Path, help="where Markdown, CSV, JSON and figures go; None is RUNS_DIR/report")
@@ -86,10 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "smoke":
         chosen = [known(recipes, name, "recipe") for name in args.recipe] or list(recipes.values())
         return smoke(chosen, runs, args.processes)
-    if args.command == "show":
-        print(show(known(recipes, args.recipe, "recipe")))
-        return 0
     results = Results(args.runs_dir, runs)
+    if args.command == "show":
+        print(show(known(recipes, args.recipe, "recipe"), results))
+        return 0
     if args.command == "list":
         for recipe in recipes.values():
             print(line_of(recipe, results))
@@ -103,9 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     recipe = known(recipes, args.recipe, "recipe")
     if args.command == "keep":
-        jobs = plan(recipe.runs, args.seeds or recipe.seeds, results)
-        kept = [folder for job in jobs if (folder := results.keep(job.run, job.seed))]
-        print(f"{len(kept)} of {len(jobs)} runs kept in {results.evidence}")
+        print(keep(recipe, args.seeds or recipe.seeds, results, recipes))
         return 0
     return run(recipe, args, results)
 
@@ -120,7 +120,7 @@ def run(recipe: Recipe, args: Namespace, results: Results) -> int:
     jobs = plan(chosen, args.seeds or recipe.seeds, results)
     if args.dry_run:
         for job in jobs:
-            done = "  # finished" if results.is_finished(job.run, job.seed, own=True) else ""
+            done = "  # finished" if results.is_finished(job.run, job.seed) else ""
             print(shown(command_line(job, results, args.data_dir)) + done)
         return 0
     failures = run_jobs(jobs, results, args.data_dir)
@@ -131,12 +131,13 @@ def run(recipe: Recipe, args: Namespace, results: Results) -> int:
 
 
 def line_of(recipe: Recipe, results: Results) -> str:
-    """A recipe in the list."""
+    """A recipe in the list: how many of its runs are finished, and so skipped by ``run``, and are in the evidence."""
     jobs = plan(recipe.runs, recipe.seeds, results)
     done = sum(results.is_finished(job.run, job.seed) for job in jobs)
+    kept = sum(results.key(job.run, job.seed) in results.kept for job in jobs)
     left = sum(each.command is None for each in recipe.runs)
-    rest = f", {left} not covered" if left else ""
-    return f"{recipe.name:<18} {done:>3} of {len(jobs):>3} runs finished{rest:<16} {recipe.title}"
+    counts = f"{done:>3} of {len(jobs):>3} runs finished, {kept:>3} in evidence" + f", {left} not covered" * bool(left)
+    return f"{recipe.name:<20} {counts:<56} {recipe.title}"
 
 
 def known(there: Mapping[str, T], name: str, kind: str) -> T:
@@ -157,7 +158,7 @@ if __name__ == "__main__":
         with one_line_errors("reproduce.py", UsageError, RecipeError):
             sys.exit(main())
     except StoppedError as stopped:
-        print(f"reproduce.py: stopped by {stopped}; the same command goes on", file=sys.stderr)
+        print(f"reproduce.py: stopped by {stopped}; the same command resumes it", file=sys.stderr)
         sys.exit(stopped.code)
     except KeyboardInterrupt:
         sys.exit(130)

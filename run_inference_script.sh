@@ -36,5 +36,5 @@ for checkpoint in "${checkpoints[@]}"; do
   "$python" "$here/inference.py" -resume "$checkpoint" -sweep
   sweeps+=("$(dirname "$checkpoint")/inference/sweep.json")
 done
-PYTHONPATH=$here "$python" -m analysis.table8 -sweeps "${sweeps[@]}" -out_dir "$out_dir"
+PYTHONPATH=$here "$python" -m deploy.table8 -sweeps "${sweeps[@]}" -out_dir "$out_dir"
 echo "table: $out_dir"

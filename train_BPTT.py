@@ -51,13 +51,14 @@ from utils.engine import (
 from utils.exit import one_line_errors
 from utils.interrupt import Stopped, Watch, resume_command, watched
 from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.numerics import set_numerics
 from utils.optim import build_optimizer, build_schedule
 from utils.resume import TrainingState, newest_checkpoint
 from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
 from utils.seeding import seed_all
 
 
-def read_options() -> Namespace:
+def read_options(argv: list[str] | None = None) -> Namespace:
     """The command line, checked as far as it can be without data or a network."""
     parser = training_parser(
         datasets=DATASETS,
@@ -68,7 +69,7 @@ def read_options() -> Namespace:
         statistics=STATISTICS,
         backends=BACKENDS,
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.neuron == "relu":
         args.T = 1  # an ANN has no time
     check_training_options(
@@ -77,12 +78,13 @@ def read_options() -> Namespace:
     return args
 
 
-def main(ranks: Ranks) -> None:
+def main(ranks: Ranks, argv: list[str] | None = None) -> None:
     """Train once for each seed, one after the other."""
     with ranks.saying_once():
-        args = read_options()
+        args = read_options(argv)
     device = choose_device(ranks.device_of(args.device))
     ranks.join(device)
+    set_numerics(args.cudnn, tf32=args.tf32)
     last_rows = []
     for seed in args.seed:
         one = Namespace(**{**vars(args), "seed": seed})
@@ -175,7 +177,7 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
 
     # -- the run's folder: nothing is written before this line
     batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
-    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches)
+    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches, len(train_batches))
     run: RunDir | None = None  # rank 0 alone has one
     if resumed is not None:
         state.restore(resumed, args.resume)

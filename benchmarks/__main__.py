@@ -17,13 +17,14 @@ import torch
 from utils.cli import OneLineParser, UsageError, one_of
 from utils.device import choose_device
 from utils.exit import one_line_errors
+from utils.numerics import CUDNN
 from utils.run_dir import naming_disk, write_aside
 
 from .apart import apart
 from .cases import GROUPS, Case, Scale, growth_verdict, memory_of, run_case
 from .parity import check_parity
 from .plots import draw
-from .report import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown
+from .tables import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown
 
 DEVICES = ("cpu", "cuda")
 
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-device", type=one_of("device", DEVICES), help="cpu or cuda; None takes cuda if it is there")
     parser.add_argument("-out_dir", type=Path, default=Path("benchmarks/results"), help="where the results go")
     parser.add_argument("-quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
+    parser.add_argument("-cudnn", type=one_of("cuDNN setting", CUDNN), default="deterministic", help="as in training")
+    parser.add_argument("-tf32", action="store_true", help="as in training")
     args = parser.parse_args(argv)
     device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     groups = list(GROUPS) if "all" in args.groups else [name for name in GROUPS if name in args.groups]
@@ -46,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     run: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)]),
         "quick": args.quick,
+        "cudnn": args.cudnn,
+        "tf32": args.tf32,
         "made_with": apart(device, made_with, device).result(),
         "parity": apart(device, check_parity, device, args.quick).result(),
         "cases": [],
@@ -55,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     scale = Scale(device, args.quick)
     for group in groups:
         for case in GROUPS[group](scale):
-            future = apart(device, run_case, case, device)
+            future = apart(device, run_case, case, device, args.cudnn, args.tf32)
             error = future.exception()
             if error is not None:  # the cases to come are measured all the same
                 traceback.print_exception(error, file=sys.stderr)

@@ -15,7 +15,7 @@ def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Fut
     # a process forked from one that has looked for a GPU may not use it
     context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
     if device.type != "cuda":
-        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.report"])  # libraries loaded, nothing run
+        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.tables"])  # libraries loaded, nothing run
     method = multiprocessing.get_start_method()
     with ProcessPoolExecutor(1, mp_context=context, initializer=start_processes_by, initargs=(method,)) as pool:
         return pool.submit(function, *args)

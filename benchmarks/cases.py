@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from utils.numerics import set_numerics
+
 from . import layers, networks, ranks
 from .timing import Contender, Makers, flatness, measure, peak_memory_mib, summarise
 
@@ -77,7 +79,7 @@ def neuron_cases(scale: Scale) -> list[Case]:
             repeats=scale.pick(1, 10, 1),
             warm_up=scale.pick(2, 5, 1),
         )
-        for name in ("CLIF", "LIF")
+        for name in ("CLIF", "LIF", "KLIF", "GLIF", "ILIF")
         for dtype in (torch.float32, scale.half)
     ]
 
@@ -204,12 +206,13 @@ def spell(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def run_case(case: Case, device: torch.device) -> dict[str, Any]:
+def run_case(case: Case, device: torch.device, cudnn: str = "deterministic", tf32: bool = False) -> dict[str, Any]:
     """Measure a case, in a process that does nothing else; returns plain values, for JSON.
 
     On CUDA this includes memory; on a CPU each contender's is asked for in a process of its own (:func:`memory_of`).
+    ``cudnn`` and ``tf32`` are those of training, see :func:`utils.numerics.set_numerics`.
     """
-    torch.backends.cudnn.benchmark = True
+    set_numerics(cudnn, tf32=tf32)
     started = time.perf_counter()
     samples, failed, contenders = measure(
         case.build(),

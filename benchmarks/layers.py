@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional, layer, surrogate
 from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from torch import Tensor, nn
 
-from neurons import SpikingNeuron, build_neuron
+from neurons import NEURONS, SpikingNeuron, build_neuron
 
 from .timing import Contender, Makers
 
@@ -20,7 +20,7 @@ FLOOR_PASSES = 5  # x in, spikes out; x and their gradient in, gradient of x out
 COPY_PASSES = 2  # a copy reads a tensor and writes one
 SPIKE_RATE = 0.2  # of random input spikes
 # The paper's surrogate for CLIF. SpikingJelly's fused LIF knows no rectangle, so that LIF is compared with its default
-SURROGATE = {"CLIF": "rectangle", "LIF": "sigmoid"}
+SURROGATE = {"CLIF": "rectangle", "LIF": "sigmoid", "KLIF": "rectangle", "GLIF": "rectangle", "ILIF": "rectangle"}
 SPIKINGJELLY = {
     "CLIF": partial(
         spikingjelly_neuron.ComplementaryLIFNode, surrogate_function=surrogate.Rect(alpha=1.0), step_mode="m"
@@ -37,16 +37,16 @@ SPIKINGJELLY = {
 }
 
 
-def our_neuron(name: str, backend: str = "auto", step_mode: str = "m") -> SpikingNeuron:
+def our_neuron(name: str, backend: str = "auto", step_mode: str = "m", T: int | None = None) -> SpikingNeuron:
     """Our neuron as the networks of this project use it: τ = 2, soft reset, every sequence starts afresh."""
-    neuron = build_neuron(name, surrogate=SURROGATE[name], step_mode=step_mode, backend=backend, keep_state=False)
+    neuron = build_neuron(name, surrogate=SURROGATE[name], step_mode=step_mode, backend=backend, keep_state=False, T=T)
     assert isinstance(neuron, SpikingNeuron)
     return neuron
 
 
-def our_backends(name: str, device: torch.device, dtype: torch.dtype) -> list[str]:
+def our_backends(name: str, device: torch.device, dtype: torch.dtype, T: int) -> list[str]:
     """The back ends that are there, the one that ``auto`` takes first."""
-    fastest = our_neuron(name).backend_for(torch.empty(1, 1, device=device, dtype=dtype))
+    fastest = our_neuron(name, T=T).backend_for(torch.empty(1, 1, device=device, dtype=dtype))
     return list(dict.fromkeys((fastest, "reference")))
 
 
@@ -60,11 +60,13 @@ def neuron_makers(name: str, shape: tuple[int, ...], dtype: torch.dtype, device:
     """One neuron layer over [T, N, C, H, W], forward and backward."""
     x, grad = (random_sequence(shape, dtype, device, seed) for seed in (0, 1))
     makers: dict[str, Callable[[], Contender]] = {
-        f"ours, {backend}": partial(sequence_at_once, our_neuron(name, backend), x, grad)
-        for backend in our_backends(name, device, dtype)
+        f"ours, {backend}": partial(sequence_at_once, our_neuron(name, backend, T=shape[0]).to(device), x, grad)
+        for backend in our_backends(name, device, dtype, shape[0])
     }
-    makers["step loop"] = partial(step_by_step, our_neuron(name, step_mode="s").to(device), x, grad)
-    makers["SpikingJelly"] = partial(sequence_at_once, SPIKINGJELLY[name](), x, grad)
+    if NEURONS[name].takes("step_mode"):  # GLIF has weights for each step: its loop is the reference
+        makers["step loop"] = partial(step_by_step, our_neuron(name, step_mode="s").to(device), x, grad)
+    if name in SPIKINGJELLY:
+        makers["SpikingJelly"] = partial(sequence_at_once, SPIKINGJELLY[name](), x, grad)
     if name == "LIF" and dtype != torch.float32:  # its fused kernels want a float32 state, which the module has not
         makers["SpikingJelly, float32 state"] = partial(spikingjelly_wide_lif, x, grad)
     makers["memory floor"] = partial(memory_floor, x)

@@ -16,8 +16,7 @@ from data.augment import cifar_train, normalise
 from data.batch_augment import BatchTransform
 from data.loader import build_loader
 from data.task import Split
-from models import build_model
-from neurons import SpikingNeuron
+from models import build_model, replace_neurons
 from utils.engine import Batches, train_one_epoch
 from utils.loss import bptt_loss
 
@@ -69,10 +68,7 @@ def leave_alone(net: nn.Module) -> None:
 
 def use_spikingjelly(net: nn.Module) -> None:
     """Put SpikingJelly's multi-step CLIF in the place of ours; all else stays."""
-    for path, module in list(net.named_modules()):
-        if isinstance(module, SpikingNeuron):
-            parent, _, name = path.rpartition(".")
-            setattr(net.get_submodule(parent), name, SPIKINGJELLY["CLIF"]())
+    replace_neurons(net, lambda name, neuron: SPIKINGJELLY["CLIF"]())
 
 
 def training_step(net: nn.Module, x_seq: Tensor, labels: Tensor, dtype: torch.dtype) -> Contender:

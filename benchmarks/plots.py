@@ -1,4 +1,4 @@
-"""Pictures of the results: told apart by place, hatch and marker, so that they read in grey too."""
+"""Pictures of the results in the project's style: told apart by place, hatch and marker, so that they read in grey."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from figures.style import BLUE, GREY, HATCHES, ORANGE, SERIES_STYLES, WIDTH, in_style
+
 from .cases import FLAT_FROM
 from .layers import FORWARD_BACKWARD, growth_name
-from .report import number
+from .tables import number
 
 Result = dict[str, Any]
-OURS, RIVAL, BOUND = ("#0B4F7D", ""), ("#E69F00", "//"), ("#DDDDDD", "..")
-LINES = [("#0B4F7D", "-", "o"), ("#E69F00", "--", "s"), ("#56B4E9", ":", "^"), ("#777777", "-.", "D")]
+OURS, RIVAL, BOUND = (BLUE, HATCHES["CLIF"]), (ORANGE, HATCHES["LIF"]), (GREY, HATCHES["KLIF"])
 BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, T·N images", "no loading")
 
 
 def draw(group: str, cases: list[Result], path: Path) -> None:
     """The picture of a group's cases, a PNG."""
-    figure = {"growth": growth_figure, "onm": onm_figure}.get(group, ratio_figure)(cases)
-    figure.savefig(path, dpi=140)
+    with in_style():
+        figure = {"growth": growth_figure, "onm": onm_figure}.get(group, ratio_figure)(cases)
+        figure.savefig(path)
 
 
 def ratio_figure(cases: list[Result]) -> Figure:
     """Bars of time / ours, one panel per case; the whiskers are quartiles."""
     heights = [len(case["contenders"]) for case in cases]
-    figure = Figure(figsize=(8.5, 0.36 * sum(heights) + 0.95 * len(cases)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.27 * sum(heights) + 0.7 * len(cases)))
     panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, case in zip(panels, cases, strict=True):
         ratio_bars(axes, case)
@@ -43,32 +45,34 @@ def ratio_bars(axes: Axes, case: Result) -> None:
         (s,) = phases.values()
         colour, hatch = BOUND if name.startswith(BOUNDS) else OURS if name.startswith("ours") else RIVAL
         spread = [[max(0.0, s["ratio"] - s["ratio_q1"])], [max(0.0, s["ratio_q3"] - s["ratio"])]]
-        axes.barh(place, s["ratio"], color=colour, hatch=hatch, edgecolor="black", linewidth=0.6, height=0.7)
+        axes.barh(
+            place, s["ratio"], color=colour, alpha=0.75, hatch=hatch, edgecolor="black", linewidth=0.6, height=0.7
+        )
         axes.errorbar(s["ratio"], place, xerr=spread, color="black", capsize=2, linewidth=1)
         label = f"{s['ratio']:.2f}  ({number(s['median_ms'])} ms)"
-        axes.annotate(label, (s["ratio_q3"], place), (6, 0), textcoords="offset points", va="center", fontsize=8,
+        axes.annotate(label, (s["ratio_q3"], place), (6, 0), textcoords="offset points", va="center", fontsize=7,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
         widest = max(widest, s["ratio_q3"])
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(case["contenders"])), list(case["contenders"]), fontsize=8)
+    axes.set_yticks(range(len(case["contenders"])), list(case["contenders"]))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * widest)
-    axes.set_title(case["title"], fontsize=9, loc="left")
+    axes.set_title(case["title"], loc="left")
 
 
 def growth_figure(cases: list[Result]) -> Figure:
     """Time, and memory where it was taken, per time step against T."""
     (case,) = cases
     quantities = ["time per time step (ms)", *["memory per time step (MiB)"] * bool(case["memory_mib"])]
-    figure = Figure(figsize=(2.5 + 3.5 * len(quantities), 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH * (1 + len(quantities)) / 3, 2.6))
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
-    for loop, (colour, line, marker) in zip((False, True), LINES, strict=False):
+    for loop, style in zip((False, True), SERIES_STYLES, strict=False):
         names = {T: name for T in case["settings"]["T"] if (name := growth_name(T, loop)) in case["contenders"]}
         times = {T: case["contenders"][name][FORWARD_BACKWARD]["median_ms"] for T, name in names.items()}
         memory = {T: mib for T, name in names.items() if (mib := case["memory_mib"].get(name)) is not None}
         for axes, costs in zip(panels, (times, memory), strict=False):
             label = "step loop under autograd" if loop else "ours"
-            axes.plot(list(costs), list(costs.values()), line, color=colour, marker=marker, label=label)
+            axes.plot(list(costs), list(costs.values()), **style, label=label)
     for axes, quantity in zip(panels, quantities, strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xticks(case["settings"]["T"], list(map(str, case["settings"]["T"])))
@@ -76,32 +80,30 @@ def growth_figure(cases: list[Result]) -> Figure:
         axes.set_xlabel("T")
         axes.set_ylabel(quantity)
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
     panels[0].legend()
-    figure.suptitle(case["title"], fontsize=9)
+    figure.suptitle(case["title"], fontsize=8)
     return figure
 
 
 def onm_figure(cases: list[Result]) -> Figure:
     """Forward and backward time against the number of neurons."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.8))
     panels = figure.subplots(1, 2, sharey=True)
     sizes = [case["settings"]["n"] for case in cases]
     names = list(dict.fromkeys(name for case in cases for name in case["contenders"]))
     for axes, phase in zip(panels, ("forward", "backward"), strict=True):
-        for name, (colour, line, marker) in zip(names, LINES, strict=True):
+        for name, style in zip(names, SERIES_STYLES, strict=False):
             there = [(n, case["contenders"][name][phase]["median_ms"]) for n, case in zip(sizes, cases, strict=True)
                      if name in case["contenders"]]  # fmt: skip
-            axes.plot(*zip(*there, strict=True), line, color=colour, marker=marker, label=name)
+            axes.plot(*zip(*there, strict=True), **style, label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xticks(sizes, list(map(str, sizes)))
         axes.set_xlabel("neurons")
-        axes.set_title(phase, fontsize=9)
-        axes.grid(alpha=0.3)
+        axes.set_title(phase)
     panels[0].set_ylabel("time (ms)")
     panels[0].legend()
-    figure.suptitle(cases[0]["title"].replace(f", {sizes[0]} neurons", ""), fontsize=9)
+    figure.suptitle(cases[0]["title"].replace(f", {sizes[0]} neurons", ""), fontsize=8)
     return figure

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import torch
 
 from models import build_model, synchronise
+from utils.device import wait_for
 from utils.distributed import Ranks
 
 from .networks import CLASSES, SEED, SIZE, place, training_step
-from .timing import Contender, Makers, wait_for
+from .timing import Contender, Makers
 
 PATIENCE = 600  # seconds for a step
 

@@ -16,12 +16,13 @@ import torch
 from tqdm import tqdm
 
 from neurons.ops.buffers import BUFFERS
+from utils.device import wait_for
 
 Samples = dict[str, dict[str, list[float]]]  # contender → phase → ms of each round
 
 
-def nothing() -> None:
-    """What there is to prepare for most contenders."""
+def no_preparation() -> None:
+    """Most contenders need none."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Contender:
     """
 
     phases: Mapping[str, Callable[[], object]]
-    prepare: Callable[[], object] = nothing
+    prepare: Callable[[], object] = no_preparation
     warm_up: Callable[[], object] | None = None
     scale: float = 1.0
     repeats: int = 1
@@ -72,12 +73,6 @@ class Summary:
     ratio_q1: float
     ratio_q3: float
     samples_ms: list[float]
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def mark(device: torch.device) -> Any:
@@ -205,7 +200,7 @@ def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
     BUFFERS.release()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the warm-up freed goes back to the system
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from zero
     except (OSError, AttributeError):
         return None
     held = resident_kib("VmRSS")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .cifar import cifar10, cifar100
+from .description import DESCRIPTIONS, Description
 from .digits import digits
 from .digits_dvs import digits_dvs
 from .digits_seq import digits_seq
@@ -15,7 +16,7 @@ from .dvs_gesture import dvs_gesture
 from .task import DataError, DataOptions, Split, Task
 from .tiny_imagenet import tiny_imagenet
 
-__all__ = ["DATASETS", "DataError", "DataOptions", "Split", "Task", "build_dataset"]
+__all__ = ["DATASETS", "DataError", "DataOptions", "Description", "Split", "Task", "build_dataset", "describe"]
 
 DATASETS: dict[str, Callable[[DataOptions], Task]] = {
     "cifar10": cifar10,
@@ -28,6 +29,11 @@ DATASETS: dict[str, Callable[[DataOptions], Task]] = {
     "digits_dvs": digits_dvs,
     "digits_seq": digits_seq,
 }
+
+
+def describe(name: str) -> Description:
+    """What a data set (a key of :data:`DATASETS`) says of itself without its data."""
+    return DESCRIPTIONS.get(DATASETS[name], Description())
 
 
 def build_dataset(

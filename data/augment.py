@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
 CUTOUT_PROBABILITY = 0.5
 CUTOUT_AREA = (0.02, 0.4)  # of the image
@@ -18,12 +18,13 @@ CUTOUT_ASPECT = (0.4, 2.5)  # height / width
 
 
 class Cutout(nn.Module):
-    """One rectangle of a random grey over a square uint8 image [C, H, W], with probability 0.5.
+    """One rectangle of a random red over a square uint8 image [3, H, W], with probability 0.5.
 
     As torchtoolbox 0.1.8.2's transform of that name, which the published results were made with: area uniform in
     0.02–0.4 of the image, aspect h/w uniform in 0.4–2.5, sides rounded down, place uniform among those where it fits,
-    one grey of 0–255 in all channels. It always fits, so nothing is drawn anew: h² = area·aspect ≤ 0.4·2.5·H² = H².
-    (DeVries & Taylor 2017's Cutout is another: a black square of a fixed size.)
+    filled with (c, 0, 0), c of 0–255: an integer pasted into an RGB image is its red. It always fits, so nothing is
+    drawn again: h² = area·aspect ≤ 0.4·2.5·H² = H². (DeVries & Taylor 2017's Cutout is another: a black square of a
+    fixed size.)
     """
 
     def forward(self, image: Tensor) -> Tensor:
@@ -36,8 +37,9 @@ class Cutout(nn.Module):
         w = math.floor(math.sqrt(area / aspect))
         top = int(torch.randint(side - h + 1, ()))
         left = int(torch.randint(side - w + 1, ()))
-        grey = int(torch.randint(256, ()))
-        return v2.functional.erase(image, top, left, h, w, torch.tensor(grey, dtype=torch.uint8))
+        fill = torch.zeros(3, 1, 1, dtype=torch.uint8)
+        fill[0] = torch.randint(256, ())
+        return v2.functional.erase(image, top, left, h, w, fill)
 
 
 def normalise(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
@@ -46,16 +48,17 @@ def normalise(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
 
 
 def cifar_train(size: int, to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
-    """Crop of a 4-pixel zero padding, then Cutout and flip; or the paper's *: flip, TrivialAugmentWide, erasing 0.1."""
-    crop, flip = v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip()
+    """Crop of a 4-pixel zero padding, Cutout, flip; for the rows marked * flip, TrivialAugmentWide, erasing 0.1."""
+    flip = v2.RandomHorizontalFlip(0.5)
     if cutupmix_auto:
-        return v2.Compose([crop, flip, v2.TrivialAugmentWide(), *to_input, v2.RandomErasing(p=0.1)])
-    return v2.Compose([crop, Cutout(), flip, *to_input])
+        trivial = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
+        return v2.Compose([flip, trivial, *to_input, v2.RandomErasing(p=0.1)])
+    return v2.Compose([v2.RandomCrop(size, padding=4), Cutout(), flip, *to_input])
 
 
 def tiny_imagenet_train(to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
     """Flip; for the paper's number AutoAugment (its ImageNet policy) too."""
-    flip = v2.RandomHorizontalFlip()
+    flip = v2.RandomHorizontalFlip(0.5)
     return v2.Compose([flip, v2.AutoAugment(), *to_input] if cutupmix_auto else [flip, *to_input])
 
 

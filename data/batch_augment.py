@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import to_dtype
 
 from .augment import CUTOUT_AREA, CUTOUT_ASPECT, CUTOUT_PROBABILITY
 
-DRAWS = 9  # crop top and left; cutout yes or no, area, aspect, top, left and grey; flip
+DRAWS = 9  # crop top and left; cutout yes or no, area, aspect, top, left and red; flip
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,9 @@ class BatchTransform:
         out = images[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]  # [N, C, H, W]
         if self.cutout:
             inside = self._cutout_mask(u, y, x)[:, None]  # [N, 1, H, W]
-            grey = _uniform_integer(u[7], 256).to(torch.uint8)[:, None, None, None]
-            out = torch.where(inside, grey, out)
+            fill = torch.zeros(N, C, 1, 1, dtype=torch.uint8, device=images.device)
+            fill[:, 0, 0, 0] = _uniform_integer(u[7], 256).to(torch.uint8)
+            out = torch.where(inside, fill, out)
         return out
 
     @staticmethod
@@ -71,8 +72,10 @@ class BatchTransform:
         side = x.shape[1]
         area = side * side * _uniform(u[3], *CUTOUT_AREA)
         aspect = _uniform(u[4], *CUTOUT_ASPECT)
-        h = (area * aspect).sqrt().long()  # [N], rounded down
-        w = (area / aspect).sqrt().long()
+        # ⌊√a⌋ is how many of 1, 2, … have k² ≤ a; the last bit of a square root depends on the processor
+        squares = torch.arange(1, side + 1, device=x.device).square()
+        h = (squares <= (area * aspect)[:, None]).sum(1)  # [N]
+        w = (squares * aspect[:, None] <= area[:, None]).sum(1)
         top = _uniform_integer(u[5], side - h + 1)
         left = _uniform_integer(u[6], side - w + 1)
         in_rows = (y >= top[:, None]) & (y < (top + h)[:, None])  # [N, H]

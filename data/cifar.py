@@ -26,7 +26,9 @@ from torchvision.transforms import v2
 
 from .augment import cifar_train, mixup_or_cutmix, normalise
 from .batch_augment import BatchTransform
+from .description import described
 from .download import by_hand, fetch, safe_extract
+from .made_up_images import write_cifar10, write_cifar100
 from .task import DataError, DataOptions, Split, Task
 
 SIZE = 32
@@ -196,11 +198,13 @@ def _cifar(name: str, source: type[CIFAR10], mean: Constants, std: Constants, op
     )
 
 
+@described("CIFAR-10", write=lambda root, T: write_cifar10(root, per_batch=1, test=2), two_batches=("-b", "3"))
 def cifar10(options: DataOptions) -> Task:
-    """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the paper's *."""
+    """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the rows marked *."""
     return _cifar("cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), options)
 
 
+@described("CIFAR-100", write=lambda root, T: write_cifar100(root, train=4, test=2), two_batches=("-b", "2"))
 def cifar100(options: DataOptions) -> Task:
     """CIFAR-100, its 100 fine classes: as :func:`cifar10`."""
     return _cifar("cifar100", CIFAR100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), options)

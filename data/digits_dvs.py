@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .description import described
 from .digits import digit_split, load_digit_images
+from .event_augment import roll_rotate_or_shear
 from .events import Events, integrate
-from .frames import neuromorphic_augmentation
 from .task import DataOptions, Split, Task
 
 SIZE = 32  # H = W of the simulated sensor
@@ -25,6 +26,7 @@ STEPS = 10  # intensity is sampled that often per saccade; events in between are
 CORNERS = ((-3.0, -1.5), (0.0, 3.0), (3.0, -1.5), (-3.0, -1.5))  # (x, y) of the digit's centre, sensor pixels
 
 
+@described("digits as events")
 def digits_dvs(options: DataOptions) -> Task:
     """``digits_dvs``: T frames of equal event number at 32×32; the scans are split as in ``digits``."""
     scans, labels = load_digit_images()
@@ -38,7 +40,7 @@ def digits_dvs(options: DataOptions) -> Task:
         return frames[index].float()
 
     train, test = digit_split(labels)
-    augment = neuromorphic_augmentation(flip=False) if options.cutupmix_auto else torch.nn.Identity()
+    augment = roll_rotate_or_shear() if options.cutupmix_auto else torch.nn.Identity()
     return Task(
         name="digits_dvs",
         classes=tuple(str(digit) for digit in range(10)),

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .description import described
 from .download import by_hand, fetch, safe_extract
+from .event_augment import dvs_cifar10_train
 from .events import DVS128, integrate, read_aedat2
-from .frames import build_aside, cached_frames, count_in_words, neuromorphic_augmentation, resize
+from .frames import build_aside, cached_frames, count_in_words, resize
+from .made_up_events import write_dvs_cifar10
 from .task import DataError, DataOptions, Split, Task
 
 SIZE = 48  # the paper's input size
@@ -38,8 +41,15 @@ SPLITS = {
 OFFICIAL_COUNTS = (9000, 1000)
 
 
+@described(
+    "DVS-CIFAR10",
+    write=lambda root, T: write_dvs_cifar10(root, numbers={k: [0] if k < 4 else [900] for k in range(10)}),
+    two_batches=("-b", "2"),
+)
 def dvs_cifar10(options: DataOptions) -> Task:
     """``DVSCIFAR10``: T frames of equal event number, counts per polarity resized to 48×48; the paper's Table 2.
+
+    Training frames are augmented with and without ``cutupmix_auto``, as published.
 
     Looks for the class folders in ``DVSCIFAR10/``, in SpikingJelly's ``CIFAR10DVS/extract/`` and in ``data_dir``
     itself; what is missing is fetched into ``DVSCIFAR10/``, where the frames are kept as well.
@@ -53,16 +63,15 @@ def dvs_cifar10(options: DataOptions) -> Task:
     files, labels, numbers = list_files(find_class_folders(options.data_dir, download=options.download))
     train, test, convention = split_by_number(numbers, options.event_split)
     load = cached_frames(home, files, partial(read_frames, T=options.T), T=options.T, size=SIZE, dtype=np.float32)
-    augment = neuromorphic_augmentation(flip=True) if options.cutupmix_auto else torch.nn.Identity()
     return Task(
         name="DVSCIFAR10",
         classes=CLASSES,
         in_channels=2,
         input_size=SIZE,
         is_sequence=True,
-        train=Split(load, labels, augment, seed=options.seed, indices=train),
+        train=Split(load, labels, dvs_cifar10_train(), seed=options.seed, indices=train),
         test=Split(load, labels, torch.nn.Identity(), seed=options.seed, indices=test),
-        convention=convention,
+        convention=f"{convention}; training frames are augmented, -cutupmix_auto or not",
     )
 
 

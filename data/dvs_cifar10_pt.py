@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .description import described
 from .dvs_cifar10 import CLASSES, OFFICIAL_COUNTS, SIZE
-from .frames import build_aside, count_in_words, neuromorphic_augmentation, resize
+from .event_augment import dvs_cifar10_pt_train
+from .frames import build_aside, count_in_words, resize_nearest
+from .made_up_events import write_dvs_cifar10_pt
 from .task import DataError, DataOptions, Split, Task
 
 
@@ -29,8 +32,15 @@ class Entry(NamedTuple):
     digest: str  # of the frames
 
 
+@described(
+    "DVS-CIFAR10, frames of .pt files",
+    write=lambda root, T: write_dvs_cifar10_pt(root, T=T, train=4, test=2),
+    two_batches=("-b", "2"),
+)
 def dvs_cifar10_pt(options: DataOptions) -> Task:
     """``DVSCIFAR10-pt``: each file a pair (frames [T, 2, H, W], label); frames are resized to 48×48 where they differ.
+
+    Training frames are augmented with and without ``cutupmix_auto``, as published; test frames are not.
 
     Raises:
         DataError: if files are missing or broken, hold another T, or the same frames are in both splits.
@@ -54,16 +64,16 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
     labels = [entry.label for entries in index.values() for entry in entries.values()]
     train, test = torch.arange(len(files)).split([len(index["train"]), len(index["test"])])
     load = partial(load_frames, files)
-    augment = neuromorphic_augmentation(flip=True) if options.cutupmix_auto else torch.nn.Identity()
     return Task(
         name="DVSCIFAR10-pt",
         classes=CLASSES,
         in_channels=2,
         input_size=SIZE,
         is_sequence=True,
-        train=Split(load, labels, augment, seed=options.seed, indices=train),
+        train=Split(load, labels, dvs_cifar10_pt_train(), seed=options.seed, indices=train),
         test=Split(load, labels, torch.nn.Identity(), seed=options.seed, indices=test),
-        convention=f"split as in the folders; {count_in_words(len(train), len(test), OFFICIAL_COUNTS)}",
+        convention=f"split as in the folders; {count_in_words(len(train), len(test), OFFICIAL_COUNTS)}; "
+        "training frames are augmented, -cutupmix_auto or not",
     )
 
 
@@ -117,7 +127,7 @@ def read_pair(file: Path) -> tuple[Tensor, int]:
 def load_frames(files: list[Path], index: int) -> Tensor:
     """Frames of one file, float32 [T, 2, 48, 48]."""
     frames, _ = read_pair(files[index])
-    return frames if frames.shape[-1] == SIZE else resize(frames, SIZE)
+    return frames if frames.shape[-1] == SIZE else resize_nearest(frames, SIZE)
 
 
 def export_frames(task: Task, folder: Path) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .description import described
 from .download import by_hand, fetch, safe_extract
 from .events import DVS128, integrate, read_aedat3, read_npz
-from .frames import build_aside, cached_frames, count_in_words, neuromorphic_augmentation
+from .frames import build_aside, cached_frames, count_in_words
+from .made_up_events import write_dvs_gesture_events
 from .task import DataError, DataOptions, Split, Task
 
-CLASSES = (
+GESTURES = (  # as the archive numbers them, from 1; a clip's folder is that number − 1
     "hand clapping",
     "right hand wave",
     "left hand wave",
@@ -28,14 +30,24 @@ CLASSES = (
     "air guitar",
     "other gestures",
 )
+# label → folder: sorted as strings, 0, 1, 10, 2 … 9, as SpikingJelly sorts them, so that the authors' checkpoints hold
+FOLDERS = sorted(map(str, range(len(GESTURES))))
+CLASSES = tuple(GESTURES[int(folder)] for folder in FOLDERS)
 USERS = {"train": range(1, 24), "test": range(24, 30)}
 OFFICIAL_COUNTS = (1176, 288)
 URL = "https://ibm.ent.box.com/s/3hiq58ww1pbbjrinh367ykfdf60xsfm8/folder/50167556794"
 MD5 = "8a5c71fb11e24e5ca5b11866ca6c00a1"
 
 
+@described(
+    "DVS-Gesture",
+    write=lambda root, T: write_dvs_gesture_events(root, labels=range(2), train_users=(1,)),
+    two_batches=("-b", "1"),
+)
 def dvs_gesture(options: DataOptions) -> Task:
     """``dvsgesture``: T frames of equal event number at 128×128, counts per polarity; the paper's Table 2.
+
+    As published: no augmentation, the last partial training batch is left out, labels are those of ``FOLDERS``.
 
     Folders are those of SpikingJelly's ``DVS128Gesture``, under ``dvsgesture/`` or ``DVS128Gesture/``:
     ``download/DvsGesture.tar.gz``, ``extract/DvsGesture/``, ``events_np/{train,test}/<label>/*.npz``. Any one is
@@ -49,18 +61,18 @@ def dvs_gesture(options: DataOptions) -> Task:
     files, labels, is_test = list_clips(home / "events_np")
     train, test = (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
     load = cached_frames(home, files, partial(read_frames, T=options.T), T=options.T, size=DVS128, dtype=np.uint16)
-    # not mirrored: a right hand would become a left one
-    augment = neuromorphic_augmentation(flip=False) if options.cutupmix_auto else torch.nn.Identity()
     return Task(
         name="dvsgesture",
         classes=CLASSES,
         in_channels=2,
         input_size=DVS128,
         is_sequence=True,
-        train=Split(load, labels, augment, seed=options.seed, indices=train),
+        train=Split(load, labels, torch.nn.Identity(), seed=options.seed, indices=train),
         test=Split(load, labels, torch.nn.Identity(), seed=options.seed, indices=test),
+        drop_last=True,
         convention="SpikingJelly's clips (one per labelled gesture), users 1–23 train, 24–29 test; "
-        + count_in_words(len(train), len(test), OFFICIAL_COUNTS),
+        + count_in_words(len(train), len(test), OFFICIAL_COUNTS)
+        + "; nothing is augmented, -cutupmix_auto or not",
     )
 
 
@@ -91,8 +103,8 @@ def prepare_events(home: Path) -> None:
             safe_extract(archive, building.parent)
     with build_aside(events) as building:
         for split in USERS:
-            for label in range(len(CLASSES)):
-                (building / split / str(label)).mkdir(parents=True)
+            for folder in FOLDERS:
+                (building / split / folder).mkdir(parents=True)
             for trial in tqdm(read_trials(recordings, split), desc=f"{split} recordings to clips", disable=None):
                 cut_recording(recordings / trial, building / split)
 
@@ -107,22 +119,22 @@ def read_trials(recordings: Path, split: str) -> list[str]:
 
 
 def cut_recording(recording: Path, folder: Path) -> None:
-    """Write each labelled stretch, start ≤ t < end, of an AEDAT 3.1 file as ``<label>/<recording>_<n>.npz``."""
+    """Write each labelled stretch, start ≤ t < end, of an AEDAT 3.1 file as ``<class − 1>/<recording>_<n>.npz``."""
     table = recording.with_name(f"{recording.stem}_labels.csv")
     try:
         rows = np.loadtxt(table, dtype=np.int64, delimiter=",", skiprows=1, ndmin=2)  # class 1–11, start, end [µs]
     except (OSError, ValueError) as error:
         raise DataError(f"{table} is missing or broken; unpack DvsGesture.tar.gz again") from error
-    if rows.shape[1:] != (3,) or not np.isin(rows[:, 0], range(1, len(CLASSES) + 1)).all():
+    if rows.shape[1:] != (3,) or not np.isin(rows[:, 0], range(1, len(GESTURES) + 1)).all():
         raise DataError(f"{table} is broken: its rows are not class 1–11, start, end; unpack DvsGesture.tar.gz again")
     events = read_aedat3(recording)
-    seen = [0] * len(CLASSES)
+    seen = [0] * len(GESTURES)
     for gesture, start, end in rows.tolist():
-        label = gesture - 1
+        number = gesture - 1
         inside = (events["t"] >= start) & (events["t"] < end)
-        clip = folder / str(label) / f"{recording.stem}_{seen[label]}.npz"
+        clip = folder / str(number) / f"{recording.stem}_{seen[number]}.npz"
         np.savez_compressed(clip, **{key: array[inside] for key, array in events.items()})
-        seen[label] += 1
+        seen[number] += 1
 
 
 def list_clips(events: Path) -> tuple[list[Path], list[int], torch.Tensor]:
@@ -135,8 +147,8 @@ def list_clips(events: Path) -> tuple[list[Path], list[int], torch.Tensor]:
     labels: list[int] = []
     is_test: list[bool] = []
     for split, users in USERS.items():
-        for label in range(len(CLASSES)):
-            for file in sorted((events / split / str(label)).glob("*.npz")):
+        for label, folder in enumerate(FOLDERS):
+            for file in sorted((events / split / folder).glob("*.npz")):
                 match = re.match(r"user(\d+)_", file.name)
                 if match is None or int(match[1]) not in users:
                     raise DataError(

@@ -1,4 +1,4 @@
-"""Frames of events: built once, kept on disk, resized and augmented."""
+"""Frames of events: built once, kept on disk, resized."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
 from .scratch import scratch_folder
 from .task import DataError
 
-BILINEAR = InterpolationMode.BILINEAR
+BILINEAR, NEAREST = InterpolationMode.BILINEAR, InterpolationMode.NEAREST_EXACT
 
 
 @contextmanager
@@ -144,32 +144,6 @@ def resize(frames: Tensor, size: int) -> Tensor:
     return v2.functional.resize(frames, [size, size], interpolation=BILINEAR, antialias=True)
 
 
-class RandomRoll(nn.Module):
-    """Shift frames [T, C, H, W] by up to ``pixels`` in y and x; what leaves on one side comes in on the other."""
-
-    def __init__(self, pixels: int):
-        super().__init__()
-        self.pixels = pixels
-
-    def forward(self, frames: Tensor) -> Tensor:
-        shifts = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
-        return frames.roll(shifts, dims=(-2, -1))
-
-
-def neuromorphic_augmentation(*, flip: bool) -> nn.Module:
-    """Geometric augmentation of event frames after Li et al. (ECCV 2022), *Neuromorphic Data Augmentation*.
-
-    One of: roll by up to 5 px, rotation by up to 15° (the frame keeps its size), shear by up to 8.5°. It is drawn
-    once per sample, so that all T frames move together.
-
-    Args:
-        flip: mirror half of the samples first; not where left and right are different classes.
-    """
-    one_of = v2.RandomChoice(
-        [
-            RandomRoll(5),
-            v2.RandomRotation(15, interpolation=BILINEAR, expand=False),
-            v2.RandomAffine(0, shear=(-8.5, 8.5), interpolation=BILINEAR),
-        ]
-    )
-    return v2.Compose([v2.RandomHorizontalFlip(0.5), one_of]) if flip else one_of
+def resize_nearest(frames: Tensor, size: int) -> Tensor:
+    """The same by taking the count nearest to each new pixel's centre, as Pillow does."""
+    return v2.functional.resize(frames, [size, size], interpolation=NEAREST)

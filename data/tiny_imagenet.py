@@ -14,7 +14,9 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from .augment import normalise, tiny_imagenet_train
+from .description import described
 from .download import by_hand, fetch, safe_extract
+from .made_up_images import write_tiny_imagenet
 from .task import DataError, DataOptions, Split, Task
 
 FOLDER, ARCHIVE = "tiny-imagenet-200", "tiny-imagenet-200.zip"
@@ -25,6 +27,11 @@ TRAIN_SAMPLES, TEST_SAMPLES, CLASSES = 100_000, 10_000, 200
 MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
 
 
+@described(
+    "Tiny-ImageNet",
+    write=lambda root, T: write_tiny_imagenet(root, classes=2, per_class=2, val_per_class=1),
+    two_batches=("-b", "2"),
+)
 def tiny_imagenet(options: DataOptions) -> Task:
     """Tiny-ImageNet: training images are flipped at random; with ``cutupmix_auto`` AutoAugment too."""
     folder = find_folder(options.data_dir, download=options.download)
@@ -50,7 +57,6 @@ def tiny_imagenet(options: DataOptions) -> Task:
             seed=options.seed,
         ),
         test=Split(partial(decode, test_files), test_labels, v2.Compose(to_input), seed=options.seed),
-        drop_last=options.cutupmix_auto,
         convention=convention,
     )
 

@@ -3,7 +3,8 @@
     python -m examples.streaming
 
 In training a network sees whole sequences [T, N, C, H, W], layer by layer (step mode ``"m"``). Step by step (``"s"``)
-it takes one frame [N, C, H, W] and keeps its membranes until the next; the answers are the same.
+it takes one frame [N, C, H, W] and keeps its membranes until the next; the answers are the same. Batch norm may use
+running statistics shared by all steps, as published, or those of the step that the frame is of.
 """
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from data import build_dataset
 from data.loader import build_loader
 from data.task import Split
-from models import SpikingNetwork, build_model
+from models import STATISTICS, SpikingNetwork, build_model, use_statistics
 from utils.engine import train_one_epoch
 from utils.loss import bptt_loss
 
@@ -68,13 +69,17 @@ if __name__ == "__main__":
     net = build_model("snn5_noAP", "CLIF", in_channels=task.in_channels, input_size=task.input_size)
     train(task.train, net)
 
-    with torch.no_grad():
-        recordings = torch.stack([task.test[0, index][0] for index in range(5)], dim=1)  # [T, 5, C, H, W]
-        at_once = net.eval()(recordings).sum(0)  # [T, 5, K] → [5, K]
-    stream = Stream(net)
-    for index, frames in enumerate(recordings.unbind(1)):
-        stream.start()
-        so_far = [stream.see(frame) for frame in frames]
-        answers = " ".join(str(int(logits.argmax())) for logits in so_far)
-        same = torch.allclose(so_far[-1], at_once[index], atol=1e-4)
-        print(f"recording {index}, a {task.test.labels[index]}: {answers}  as at once: {'yes' if same else 'NO'}")
+    recordings = torch.stack([task.test[0, index][0] for index in range(5)], dim=1)  # [T, 5, C, H, W]
+    for statistics in STATISTICS:
+        use_statistics(net, statistics)
+        functional.set_step_mode(net, "m")
+        with torch.no_grad():
+            at_once = net.eval()(recordings).sum(0)  # [T, 5, K] → [5, K]
+        stream = Stream(net)
+        print(f"statistics of batch norm: {statistics}")
+        for index, frames in enumerate(recordings.unbind(1)):
+            stream.start()
+            so_far = [stream.see(frame) for frame in frames]
+            answers = " ".join(str(int(logits.argmax())) for logits in so_far)
+            same = torch.allclose(so_far[-1], at_once[index], atol=1e-4)
+            print(f"recording {index}, a {task.test.labels[index]}: {answers}  as at once: {'yes' if same else 'NO'}")

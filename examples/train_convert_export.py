@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from analysis.conversion import Score, calibrate, lif_twin
-from analysis.nir_export import run_in_spikingjelly, to_nir, write_nir
 from data import build_dataset
 from data.loader import build_loader
 from data.task import stratified_split
+from deploy.conversion import Score, calibrate, lif_twin
+from deploy.nir_export import run_in_spikingjelly, to_nir, write_nir
 from models import build_model
 from utils.engine import evaluate, train_one_epoch
 from utils.loss import bptt_loss

@@ -11,9 +11,9 @@ from neurons import build_neuron
 
 from .batch_norm import BATCH_NORMS, STATISTICS, BatchNorm2d, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
-from .exchange import exchange_neurons
 from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
+from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
@@ -23,9 +23,11 @@ __all__ = [
     "NETWORK_OPTIONS",
     "STATISTICS",
     "SpikingNetwork",
+    "build_like",
     "build_model",
     "exchange_neurons",
     "recalibrate",
+    "replace_neurons",
     "steps_known",
     "synchronise",
     "use_statistics",

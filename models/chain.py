@@ -14,22 +14,21 @@ Shape = tuple[int, int, int, int]  # out_channels, kernel, stride, padding
 
 
 class Block(nn.Module):
-    """conv – norm – neuron – dropout: [T, N, in_channels, H, W] → [T, N, out_channels, H′, W′]."""
+    """conv – norm – neuron: [T, N, in_channels, H, W] → [T, N, out_channels, H′, W′]."""
 
     def __init__(self, parts: Parts, in_channels: int, out_channels: int, kernel: int, stride: int, padding: int):
         super().__init__()
         conv = Conv2d(in_channels, out_channels, kernel, stride, padding, step_mode="m")
         self.fwd = nn.Sequential(conv, parts.norm(out_channels))
         self.act = parts.neuron()
-        self.dropout = parts.dropout()
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm = self.fwd
-        return self.dropout(norm_and_fire(norm, self.act, conv(x)))
+        return norm_and_fire(norm, self.act, conv(x))
 
 
 class SpikingChain(SpikingNetwork):
-    """Blocks and pools one after the other, flatten, one linear layer.
+    """Blocks and pools one after the other, flatten, dropout, one linear layer.
 
     Args:
         shapes: the chain, a shape per block and ``POOL`` for a 2×2 average pool.
@@ -58,13 +57,14 @@ class SpikingChain(SpikingNetwork):
                 raise ValueError(f"frames of {input_size}×{input_size} are too small for this network")
         self.features = nn.Sequential(*features)
         self.flatten = layer.Flatten(step_mode="m")
+        self.dropout = parts.dropout()
         self.classifier = layer.Linear(channels * size * size, num_classes, step_mode="m")
         init_conv_kaiming(self)
 
     def run(self, x: Tensor) -> Tensor:
         for block in self.features:
             x = self.through(block, x)
-        return self.classifier(self.flatten(x))  # [T, N, C, H, W] → [T, N, C·H·W] → [T, N, K]
+        return self.classifier(self.dropout(self.flatten(x)))  # [T, N, C, H, W] → [T, N, C·H·W] → [T, N, K]
 
 
 def conv3(channels: int) -> Shape:
@@ -73,7 +73,7 @@ def conv3(channels: int) -> Shape:
 
 snn5 = partial(
     SpikingChain,
-    ((16, 3, 1, 1), (64, 5, 1, 1), POOL, (128, 5, 1, 1), POOL, (256, 5, 1, 1), POOL, (256, 3, 1, 1), POOL),
+    ((16, 3, 1, 1), (64, 5, 1, 1), POOL, (128, 5, 1, 1), POOL, (256, 5, 1, 1), POOL, (512, 3, 1, 1), POOL),
 )
 snn5_noAP = partial(SpikingChain, ((16, 3, 1, 1), (64, 5, 2, 1), (128, 5, 2, 1), (256, 5, 4, 1), (256, 3, 2, 1)))  # noqa: N816
 vggsnn = partial(

@@ -31,8 +31,9 @@ class Conv2d(layer.Conv2d):
 
 def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
-    fused = isinstance(norm, BatchNorm2d) and isinstance(neuron, SpikingNeuron) and norm.step_mode == "m"
-    if not fused or not neuron.can_fuse(x):
+    if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):
+        return neuron(norm(x))
+    if norm.step_mode != "m" or not neuron.can_fuse(x):
         return neuron(norm(x))
     if not norm.training:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))

@@ -9,7 +9,7 @@ from .layers import Parts
 
 
 class SpikingMLP(SpikingChain):
-    """linear – norm – neuron – dropout blocks over all pixels at once, then one linear layer.
+    """linear – norm – neuron blocks over all pixels at once, then dropout and one linear layer.
 
     A linear layer is a 1×1 convolution of maps of 1×1 here: what is known of convolutions, norms and neurons
     (per-step statistics, conversion, energy) holds for it too.

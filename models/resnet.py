@@ -1,4 +1,8 @@
-"""Pre-activation spiking ResNets (He et al. 2016, with neurons in ReLU's place)."""
+"""Pre-activation spiking ResNets (He et al. 2016, with neurons in ReLU's place).
+
+Neurons are called ``relu1`` … and registered last, as in the published code: a neuron's weights are found by name,
+and an optimiser's state by position.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +25,24 @@ class BasicBlock(nn.Module):
     def __init__(self, parts: Parts, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.bn1 = parts.norm(in_channels)
-        self.neuron1 = parts.neuron()
         self.conv1 = Conv2d(in_channels, channels, 3, stride, 1, step_mode="m")
         self.bn2 = parts.norm(channels)
-        self.neuron2 = parts.neuron()
         self.dropout = parts.dropout()
         self.conv2 = Conv2d(channels, channels, 3, 1, 1, step_mode="m")
         self.shortcut = shortcut(in_channels, channels, stride)
+        self.relu1, self.relu2 = parts.neuron(), parts.neuron()
 
     def forward(self, x: Tensor) -> Tensor:
-        spike = norm_and_fire(self.bn1, self.neuron1, x)
+        spike = norm_and_fire(self.bn1, self.relu1, x)
         y = self.conv1(spike)
-        y = self.conv2(self.dropout(norm_and_fire(self.bn2, self.neuron2, y)))
+        y = self.conv2(self.dropout(norm_and_fire(self.bn2, self.relu2, y)))
         return y + self.shortcut(spike)
 
 
 class Bottleneck(nn.Module):
     """norm – neuron – conv1×1 – norm – neuron – conv3×3 – norm – neuron – dropout – conv1×1 (4 × channels).
+
+    The first convolution carries the stride, as in the published code (torchvision's ResNets stride in the second).
 
     [T, N, in_channels, H, W] → [T, N, 4·channels, H/stride, W/stride].
     """
@@ -48,22 +53,20 @@ class Bottleneck(nn.Module):
         super().__init__()
         out_channels = self.expansion * channels
         self.bn1 = parts.norm(in_channels)
-        self.neuron1 = parts.neuron()
-        self.conv1 = Conv2d(in_channels, channels, 1, step_mode="m")
+        self.conv1 = Conv2d(in_channels, channels, 1, stride, step_mode="m")
         self.bn2 = parts.norm(channels)
-        self.neuron2 = parts.neuron()
-        self.conv2 = Conv2d(channels, channels, 3, stride, 1, step_mode="m")
+        self.conv2 = Conv2d(channels, channels, 3, 1, 1, step_mode="m")
         self.bn3 = parts.norm(channels)
-        self.neuron3 = parts.neuron()
         self.dropout = parts.dropout()
         self.conv3 = Conv2d(channels, out_channels, 1, step_mode="m")
         self.shortcut = shortcut(in_channels, out_channels, stride)
+        self.relu1, self.relu2, self.relu3 = parts.neuron(), parts.neuron(), parts.neuron()
 
     def forward(self, x: Tensor) -> Tensor:
-        spike = norm_and_fire(self.bn1, self.neuron1, x)
+        spike = norm_and_fire(self.bn1, self.relu1, x)
         y = self.conv1(spike)
-        y = self.conv2(norm_and_fire(self.bn2, self.neuron2, y))
-        y = self.conv3(self.dropout(norm_and_fire(self.bn3, self.neuron3, y)))
+        y = self.conv2(norm_and_fire(self.bn2, self.relu2, y))
+        y = self.conv3(self.dropout(norm_and_fire(self.bn3, self.relu3, y)))
         return y + self.shortcut(spike)
 
 
@@ -111,19 +114,20 @@ class SpikingResNet(SpikingNetwork):
             stages.append(nn.Sequential(*stage))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.bn1 = parts.norm(channels)
-        self.neuron = parts.neuron()
         self.pool = layer.AvgPool2d(4, step_mode="m")
         self.flatten = layer.Flatten(step_mode="m")
         self.dropout = parts.dropout()
         self.linear = layer.Linear(channels * (last_size // 4) ** 2, num_classes, step_mode="m")
+        self.relu1 = parts.neuron()
         init_conv_kaiming(self)
+        nn.init.zeros_(self.linear.bias)
 
     def run(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
                 x = self.through(block, x)
-        x = norm_and_fire(self.bn1, self.neuron, x)
+        x = norm_and_fire(self.bn1, self.relu1, x)
         x = self.flatten(self.pool(x))  # [T, N, C, H, W] → [T, N, C·H/4·W/4]
         return self.linear(self.dropout(x))
 

@@ -93,7 +93,7 @@ def build_neuron(
             are its memory. ``relu`` has no use for any but ``step_mode``.
 
     Raises:
-        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or an option asks for what the neuron has not.
+        ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or the neuron has no use for an option.
     """
     if name not in NEURONS:
         near = get_close_matches(name.upper(), NEURONS, n=1)
@@ -106,9 +106,7 @@ def build_neuron(
     if bptt_k is not None and not takes("bptt_k"):
         raise ValueError(f"bptt_k works with {', '.join(STEPPING[:-1])} and {STEPPING[-1]}, not with {name}")
     if backend not in ("auto", "reference", "torch") and not takes("backend") and name != "relu":
-        raise ValueError(
-            f"{name} has no step to derive kernels from, and backend {backend} was asked for; leave it out"
-        )
+        raise ValueError(f"{name} has no step to derive kernels from: leave backend {backend} out")
     if step_mode != "m" and not takes("step_mode"):
         raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")
     for option, asked in (("decay_input", decay_input), ("detach_reset", detach_reset), ("channels", channels)):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
@@ -14,7 +13,6 @@ from .ops import (
     Dynamics,
     Learned,
     SumOverRanks,
-    canonical,
     choose_backend,
     fire,
     fire_windowed,
@@ -22,19 +20,7 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .surrogate import spike_function
-
-DEFAULTS: dict[str, Any] = {
-    "tau": 2.0,
-    "v_threshold": 1.0,
-    "v_reset": None,
-    "decay_input": False,
-    "detach_reset": False,
-    "T": None,
-    "channels": None,
-    "step_mode": "m",
-}
-EVERY = ("surrogate", "alpha", "backend", "keep_state", "bptt_k")  # options of every neuron that has a step
+from .options import DEFAULTS, check_computation, check_options, first_value, takes
 
 
 class SpikingNeuron(base.MemoryModule):
@@ -103,10 +89,9 @@ class SpikingNeuron(base.MemoryModule):
         channels: int | None = None,
     ):
         super().__init__()
-        name = type(self).__name__
         given = {
-            "tau": tau,
-            "v_threshold": v_threshold,
+            "tau": float(tau),
+            "v_threshold": float(v_threshold),
             "v_reset": v_reset,
             "decay_input": decay_input,
             "detach_reset": detach_reset,
@@ -114,24 +99,10 @@ class SpikingNeuron(base.MemoryModule):
             "channels": channels,
             "step_mode": step_mode,
         }
-        for option, value in given.items():
-            if value != DEFAULTS[option] and not self.takes(option):
-                raise ValueError(f"{name} takes no {option}")
-        if self.takes("tau") and not tau > 1:
-            raise ValueError(f"tau must be > 1, not {tau}")
-        if self.takes("T") and T is None:
-            raise ValueError(f"{name} has weights for each time step: it needs T")
-        if bptt_k is not None and bptt_k < 1:
-            raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
-        if bptt_k is not None and not isinstance(surrogate, str):
-            raise ValueError("bptt_k works with a named surrogate, not with one of your own")
-        if canonical(backend) not in ("auto", "reference") and bptt_k is not None:
-            raise ValueError(f"bptt_k is computed by torch, and backend {backend} was asked for; leave it out")
-        if isinstance(surrogate, str):
-            spike_function(surrogate, alpha)  # whose name and width are checked
+        check_options(type(self), given)
+        check_computation(surrogate, alpha, backend, bptt_k)
         names = [each.name for each in self.learned]
-        numbers = {"tau": float(tau), "v_threshold": float(v_threshold), "alpha": float(alpha)}
-        for option, value in {**given, **numbers}.items():
+        for option, value in {**given, "alpha": float(alpha)}.items():
             if option not in names and option != "step_mode":
                 setattr(self, option, value)
         self.surrogate, self._width, self.backend, self.bptt_k = surrogate, float(alpha), backend, bptt_k
@@ -139,12 +110,7 @@ class SpikingNeuron(base.MemoryModule):
         for state, start in self.starts():
             self.register_memory(state, start)
         for each in self.learned:
-            self.register_parameter(each.name, nn.Parameter(self._first(each, T, channels)))
-
-    def _first(self, each: Learned, T: int | None, channels: int | None) -> Tensor:
-        start = each.start(self) if callable(each.start) else each.start
-        shape = (*((T,) if each.per_step else ()), *((channels,) if each.per_channel and channels else ()))
-        return torch.as_tensor(start, dtype=torch.float32).expand(shape).clone()  # type: ignore[arg-type]
+            self.register_parameter(each.name, nn.Parameter(first_value(each, self, T, channels)))
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -162,11 +128,7 @@ class SpikingNeuron(base.MemoryModule):
     @classmethod
     def takes(cls, option: str) -> bool:
         """Whether an option of the constructor means something to this neuron."""
-        if option in ("T", "step_mode"):  # a weight for each step: whole sequences only
-            return any(each.per_step for each in cls.learned) == (option == "T")
-        if option == "channels":
-            return any(each.per_channel for each in cls.learned)
-        return option in EVERY or option in cls.options
+        return takes(cls, option)
 
     def supported_step_mode(self) -> tuple[str, ...]:
         return ("s", "m") if self.takes("step_mode") else ("m",)

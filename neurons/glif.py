@@ -34,7 +34,8 @@ def glif_step(
     s[t] = Θ(u[t] − V_th).
 
     Args:
-        c: input current [N, *]; u, s: membrane potential and spikes of the last step [N, *]; the reset acts a step later.
+        c: input current [N, *]; u, s: membrane potential and spikes of the last step [N, *]. The reset acts a step
+            later.
 
     Returns:
         spikes s[t], u[t], and s[t] again, the next step's state, all [N, *].
@@ -59,9 +60,9 @@ def gate(neuron: SpikingNeuron) -> Tensor:
 class GLIF(SpikingNeuron):
     """LIF with learned gates between exponential and linear leak, constant and per-step input, soft and hard reset.
 
-    One set of weights per layer, or per channel if ``channels`` is given. Leak, threshold and reset are learned from the
-    paper's start (decay 0.25, threshold 0.5): a τ or V_th from outside means nothing to it. It learns a conductance for
-    each step, and so takes whole sequences of T steps only. States ``v`` = u and ``fired``, the last spikes.
+    One set of weights per layer, or per channel if ``channels`` is given. Leak, threshold and reset are learned from
+    the paper's start (decay 0.25, threshold 0.5): a τ or V_th from outside means nothing to it. It learns a conductance
+    for each step, and so takes whole sequences of T steps only. States ``v`` = u and ``fired``, the last spikes.
     """
 
     step = staticmethod(glif_step)

@@ -29,8 +29,8 @@ def klif_step(
 class KLIF(SpikingNeuron):
     """LIF behind a ReLU of learned slope ``k``, 1 at the start: a scalar, or one for each of ``channels``.
 
-    Charge and reset are those of LIF here (SpikingJelly's own defaults weigh the input by 1/τ and reset to 0), so that k
-    is all that differs. Arguments of :class:`SpikingNeuron`; the reset is soft. State ``v``.
+    Charge and reset are those of LIF here (SpikingJelly's own defaults weigh the input by 1/τ and reset to 0), so that
+    k is all that differs. Arguments of :class:`SpikingNeuron`; the reset is soft. State ``v``.
     """
 
     step = staticmethod(klif_step)

@@ -1,4 +1,4 @@
-"""A recipe's command line: accepted by its script's own parser, and a name for what it makes."""
+"""A recipe's command line: accepted by its program's own parser, and what tells it from other commands."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 import importlib
 import io
 import json
+import re
 import shlex
-import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,17 @@ from utils.inference_cli import inference_parser
 from utils.resume import MAY_CHANGE
 
 ROOT = Path(__file__).parents[1]
-OF = "{of}"  # stands for the folder of the training run that a command reads
-TRAIN, INFER = "train_BPTT.py", "inference.py"
+# stands for the folder of the training run that a command reads; {of1}, {of2} … where there are several
+OF = re.compile(r"\{of\d*\}")
+TRAIN, INFER, DRAWS = "train_BPTT.py", "inference.py", "figures."
 # options that the runner gives, so that a recipe may not
 RUNNERS = {
     TRAIN: {"data_dir", "seed", "out_dir", "name", "resume", "no_download", "device", "j"},
     INFER: {"data_dir", "out_dir", "no_download", "device", "j"},
 }
-MODULES = ("analysis.neuron_figures", "analysis.gradient_flow")
+OUT_DIR = {"out_dir", "data_dir"}  # the same of a module of figures/
+# settings of a training run that do not tell it from another
+MAY_DIFFER = MAY_CHANGE - {"epochs"} | {"seed"}
 
 
 class CommandError(Exception):
@@ -40,11 +44,11 @@ class Command:
     """A command line as a recipe writes it.
 
     Args:
-        text: ``python train_BPTT.py …``, ``python inference.py … {of} …`` or ``python -m analysis.…``.
+        text: ``python train_BPTT.py …``, ``python inference.py … {of} …`` or ``python -m figures.…``.
         program: ``train_BPTT.py``, ``inference.py`` or the module.
         options: its words after the program.
         settings: all options as the program's own parser reads them.
-        given: those that are not the program's defaults, which tell commands apart.
+        given: those that are not the program's defaults, as JSON has them.
     """
 
     text: str
@@ -58,26 +62,63 @@ class Command:
         return self.program == TRAIN
 
     @property
-    def needs_training(self) -> bool:
-        return OF in self.text
+    def draws(self) -> bool:
+        """Whether it makes pictures of its own."""
+        return self.program.startswith(DRAWS)
 
-    def stem(self, of: str = "") -> str:
+    @property
+    def places(self) -> tuple[str, ...]:
+        """``{of}`` or ``{of1}``, ``{of2}`` …: where the folders of training runs go."""
+        return tuple(sorted(set(OF.findall(self.text))))
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other commands, but for the training runs that it reads and the seed."""
+        return identity(self.program, self.given)
+
+    def stem(self, of: Sequence[str] = ()) -> str:
         """A folder's name for what the command makes: the same for the same settings, in whatever order they stand.
 
         Args:
-            of: the stem of the training run that it reads.
+            of: the stems of the training runs that it reads.
         """
-        identity = json.dumps([self.program, self.given, of], sort_keys=True, default=str)
+        identity = json.dumps([self.program, self.given, " ".join(of)], sort_keys=True)
         digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
         if self.trains:
             shown = [str(self.settings[name]) for name in ("dataset", "model", "neuron")] + [f"T{self.settings['T']}"]
         else:
-            shown = [self.program.removesuffix(".py").rpartition(".")[2], *([of] if of else [])]
+            shown = [self.program.removesuffix(".py").rpartition(".")[2], *of[:1]]
         return "_".join([*shown, digest])
 
     def words(self) -> list[str]:
         """``train_BPTT.py`` or ``-m module``, then the options."""
-        return [*(["-m", self.program] if self.program in MODULES else [self.program]), *self.options]
+        return [*([self.program] if self.program.endswith(".py") else ["-m", self.program]), *self.options]
+
+
+def identity(program: str, settings: Mapping[str, Any]) -> str:
+    """What tells a run from others: its program, and its settings as far as they are not the defaults.
+
+    Args:
+        settings: all of a run's settings (its config.json) or those that were given; of options that the program does
+            not know, nothing is said.
+    """
+    expected = defaults(program)
+    skipped = MAY_DIFFER if program == TRAIN else RUNNERS.get(program, OUT_DIR)
+    differing = {
+        name: settings[name]
+        for name in sorted(expected.keys() - skipped)
+        if name in settings and settings[name] != expected[name]
+    }
+    return json.dumps([program, differing], sort_keys=True)
+
+
+def settings_differ(config: Mapping[str, Any], command: Command) -> str:
+    """The first setting in which a run's config.json is not this command's, in words; "" if it is its run."""
+    for name, default in defaults(TRAIN).items():
+        here, there = command.given.get(name, default), config.get(name, default)
+        if name not in MAY_DIFFER and here != there:
+            return f"-{name} {there}, not {here}"
+    return ""
 
 
 def read_command(text: str) -> Command:
@@ -93,20 +134,31 @@ def read_command(text: str) -> Command:
     if python != "python" or not words:
         raise CommandError(f"is to start with python, not {python!r}")
     program, *options = words[1:] if words[0] == "-m" and len(words) > 1 else words
-    known = (TRAIN, INFER, *(f"-m {module}" for module in MODULES))
-    if (f"-m {program}" if words[0] == "-m" else program) not in known:
-        raise CommandError(f"starts {program!r}; known: {', '.join(known)}")
+    is_module = words[0] == "-m"
+    if not (program.startswith(DRAWS) if is_module else program in RUNNERS):
+        raise CommandError(f"starts {program!r}; known: {', '.join(RUNNERS)}, -m {DRAWS}…")
     for option in options:
         name = option.split("=")[0].lstrip("-")
-        if option.startswith("-") and name in RUNNERS.get(program, {"out_dir"}):
+        if option.startswith("-") and name in RUNNERS.get(program, OUT_DIR):
             raise CommandError(f"gives -{name}, which is for reproduce.py and its user to say, not for a recipe")
-    required = {TRAIN: [], INFER: ["-resume", OF]}.get(program, ["-out_dir", OF])
-    settings = parsed(program, options if program.endswith(".py") else [*options, *required])
-    defaults = parsed(program, required)
-    given = {name: value for name, value in settings.items() if value != defaults[name]}
-    if program == INFER and not str(settings["resume"]).startswith(OF):
-        raise CommandError(f"is to read the training run of this recipe: -resume {OF}/checkpoint_max.pth")
+    settings = parsed(program, [*options, *(["-out_dir", "."] if is_module else [])])
+    there = plain(settings)
+    given = {name: there[name] for name, default in defaults(program).items() if there[name] != default}
+    if program == INFER and not str(settings["resume"]).startswith("{of}"):
+        raise CommandError("is to read the training run of this recipe: -resume {of}/checkpoint_max.pth")
     return Command(text, program, tuple(options), settings, given)
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON has them: paths are text."""
+    return json.loads(json.dumps(dict(settings), default=str))
+
+
+@cache
+def defaults(program: str) -> dict[str, Any]:
+    """A program's settings where no option is given, as JSON has them."""
+    required = [] if program == TRAIN else ["-resume", "{of}"] if program == INFER else ["-out_dir", "."]
+    return plain(parsed(program, required))
 
 
 def parsed(program: str, options: Sequence[str]) -> dict[str, Any]:
@@ -117,15 +169,19 @@ def parsed(program: str, options: Sequence[str]) -> dict[str, Any]:
     """
     said = io.StringIO()
     try:
-        with redirect_stderr(said), typed(program, options):
-            return vars(parse_with(program)())
+        with redirect_stderr(said):
+            return vars(parse_with(program)(list(options)))
     except SystemExit:
-        reason = said.getvalue().strip().removeprefix(f"{program}: error: ")
+        reason = re.sub(r"^\S+: error: ", "", said.getvalue().strip())
         raise CommandError(f"is refused by {program}: {reason or 'it only prints something'}") from None
 
 
-def parse_with(program: str) -> Callable[[], Namespace]:
-    """What reads ``sys.argv`` for a program."""
+def parse_with(program: str) -> Callable[[list[str]], Namespace]:
+    """What reads the options of a program.
+
+    Raises:
+        CommandError: if there is no such module, or it has no ``read_options``.
+    """
     if program == TRAIN:
         return train_BPTT.read_options
     if program == INFER:
@@ -134,24 +190,9 @@ def parse_with(program: str) -> Callable[[], Namespace]:
             models=inference.MODELS,
             neurons=inference.NEURONS,
             batch_norms=inference.BATCH_NORMS,
+            statistics=inference.STATISTICS,
         ).parse_args
-    return importlib.import_module(program).read_options
-
-
-@contextmanager
-def typed(program: str, options: Sequence[str]) -> Iterator[None]:
-    """``sys.argv`` as if this command had been typed."""
-    before, sys.argv = sys.argv, [program, *options]
     try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def settings_differ(config: dict[str, Any], command: Command) -> str | None:
-    """The first setting in which a run's config.json is not this command's, in words; None if it is its run."""
-    here = json.loads(json.dumps(command.settings, default=str))
-    for name, value in here.items():
-        if name not in MAY_CHANGE - {"epochs"} | {"seed"} and config.get(name, value) != value:
-            return f"-{name} {config[name]}, not {value}"
-    return None
+        return importlib.import_module(program).read_options
+    except (ModuleNotFoundError, AttributeError):
+        raise CommandError(f"starts {program}, which is no command of this project") from None

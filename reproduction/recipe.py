@@ -8,14 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from .checked_yaml import Keys, RecipeError, fail, is_number, is_numbers, is_seeds, is_text, read_yaml
 from .commands import ROOT, Command, CommandError, read_command
-from .strict import Keys, RecipeError, fail, is_number, is_numbers, is_seeds, is_text, read_yaml
 
 RECIPES = ROOT / "recipes"
 ACCURACY = "accuracy"
 VALUES = ("best", "last")
-NOT_MEASURED = "not measured"
-FIGURES = {"lines", "heat", "bars", "curves", "rates"}
+FIGURES = {"lines", "heat", "bars", "curves", "rates", "resets"}
 
 
 @dataclass(frozen=True)
@@ -24,19 +23,17 @@ class Run:
 
     Args:
         paper: quantity → the paper's value; None where the paper has none in print.
-        expected: hours, memory_gb and device of one seed, measured; None where nobody has measured them.
         command: None for what is not covered, with the reason in ``not_covered``.
-        of: the training run that the command reads, as ``recipe/id``.
+        of: the training runs that the command reads, as ``recipe/id``.
     """
 
     recipe: str
     id: str
     label: str
     paper: Mapping[str, float | None]
-    expected: Mapping[str, Any] | None
     command: Command | None
     not_covered: str
-    of: str | None
+    of: tuple[str, ...]
 
     @property
     def full_id(self) -> str:
@@ -48,7 +45,7 @@ class FigureSpec:
     """How a recipe's figure is drawn (see :mod:`reproduction.figures`).
 
     Args:
-        kind: lines, heat, bars, curves or rates.
+        kind: lines, heat, bars, curves, rates or resets (Table 8).
         x, line, panel: settings of the runs that tell them apart; panel may be missing.
         quantity: what curves show: train_loss or test_loss.
     """
@@ -91,9 +88,10 @@ def load_recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
     contents = {path: read_keys(path) for path in files}
     runs = {run.full_id: run for path, keys in contents.items() for run in own_runs(path, keys)}
     for run in runs.values():
-        of = runs.get(run.of) if run.of else None
-        if run.of and (of is None or of.command is None or not of.command.trains):
-            fail(folder / f"{run.recipe}.yaml", f"runs.{run.id}.of", f"{run.of!r} is no training run of any recipe")
+        for name in run.of:
+            of = runs.get(name)
+            if of is None or of.command is None or not of.command.trains:
+                fail(folder / f"{run.recipe}.yaml", f"runs.{run.id}.of", f"{name!r} is no training run of any recipe")
     return {path.stem: load_recipe(path, keys, runs) for path, keys in contents.items()}
 
 
@@ -111,14 +109,14 @@ def sort_key(name: str) -> tuple[int, str, int, str]:
 def read_keys(path: Path) -> Keys:
     """A recipe's file, its keys known and none missing."""
     return Keys(path, "", read_yaml(path), needed={"title", "about", "seeds", "value", "runs"},
-                optional={"expected", "quoted", "figure"})  # fmt: skip
+                optional={"quoted", "figure"})  # fmt: skip
 
 
 def own_runs(path: Path, keys: Keys) -> list[Run]:
     """The runs that a recipe has itself; it may use others' besides."""
     rows = keys.of("runs", lambda rows: isinstance(rows, list) and rows, "is to be a list of runs")
     own = [
-        load_run(path, row, number, keys.content)
+        load_run(path, row, number)
         for number, row in enumerate(rows, 1)
         if not (isinstance(row, dict) and "use" in row)
     ]
@@ -161,22 +159,24 @@ def load_recipe(path: Path, keys: Keys, runs: Mapping[str, Run]) -> Recipe:
     )
 
 
-def load_run(path: Path, row: Any, number: int, recipe: Mapping[str, Any]) -> Run:
-    """One entry of ``runs``; what it is expected to take may stand once for all runs of the recipe."""
+def load_run(path: Path, row: Any, number: int) -> Run:
+    """One entry of ``runs`` that is not another recipe's."""
     name = str(row.get("id", number)) if isinstance(row, dict) else str(number)
     keys = Keys(path, f"runs.{name}.", row, needed={"id", "label", "paper"},
-                optional={"command", "not_covered", "of", "expected"})  # fmt: skip
+                optional={"command", "not_covered", "of"})  # fmt: skip
     run_id = keys.of("id", lambda text: is_text(text) and not set(text) & set(" /{}"), "is to be a word without / { }")
     if ("command" in row) == ("not_covered" in row):
         fail(path, f"runs.{name}", "is to have either a command or not_covered with the reason")
-    command = None
+    command, of = None, load_of(keys)
     if "command" in row:
         try:
             command = read_command(keys.of("command", is_text, "is to be text"))
         except CommandError as error:
             fail(path, f"runs.{name}.command", str(error))
-        if command.needs_training != ("of" in row):
-            fail(path, f"runs.{name}.of", "goes with {of} in the command, and {of} with it")
+        if command.places != places_for(of):
+            fail(
+                path, f"runs.{name}.of", "goes with {of} in the command (several with {of1}, {of2} …), and {of} with it"
+            )
     paper = row["paper"]
     if not isinstance(paper, dict):
         paper = {ACCURACY: paper}
@@ -187,22 +187,24 @@ def load_run(path: Path, row: Any, number: int, recipe: Mapping[str, Any]) -> Ru
         id=run_id,
         label=keys.of("label", is_text, "is to be text"),
         paper=paper,
-        expected=load_expected(path, f"runs.{name}.expected", row.get("expected", recipe.get("expected"))),
         command=command,
         not_covered=keys.of("not_covered", is_text, "is to be text") if "not_covered" in row else "",
-        of=keys.of("of", is_text, "is to be text") if "of" in row else None,
+        of=of,
     )
 
 
-def load_expected(path: Path, key: str, value: Any) -> Mapping[str, Any] | None:
-    """What a run takes: measured figures, or the words ``not measured``."""
-    if value == NOT_MEASURED:
-        return None
-    keys = Keys(path, f"{key}.", value, needed={"hours", "memory_gb", "device"})
-    for name in ("hours", "memory_gb"):
-        keys.of(name, is_number, "is to be a number")
-    keys.of("device", is_text, "is to be text")
-    return value
+def places_for(of: Sequence[str]) -> tuple[str, ...]:
+    """What stands in a command for the folders of the training runs that it reads."""
+    return ("{of}",) if len(of) == 1 else tuple(f"{{of{number}}}" for number in range(1, len(of) + 1))
+
+
+def load_of(keys: Keys) -> tuple[str, ...]:
+    """The training runs that a command reads: one, or a list."""
+    if "of" not in keys.content:
+        return ()
+    value = keys.of("of", lambda of: of and all(map(is_text, of if isinstance(of, list) else [of])),
+                    "is to be recipe/id, or a list of these")  # fmt: skip
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 def load_figure(path: Path, value: Any, runs: Sequence[Run]) -> FigureSpec:

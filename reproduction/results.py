@@ -1,27 +1,23 @@
-"""What a run has left behind: read from its folder, or from the evidence that is committed."""
+"""Finds what runs have left: in their folders, known by their settings and not by their names, else in the evidence."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-from analysis.table8 import columns_of
-from utils.run_dir import naming_disk
-
-from .commands import INFER, ROOT, Command
-from .course import Course, read_course
+from . import evidence
+from .commands import TRAIN, identity, settings_differ
+from .evaluation import DONE, OF_EACH_STEP, key_of, quantities_of, read_evaluation
+from .evidence import EVIDENCE, Key, Line
 from .recipe import ACCURACY, Run
+from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
 
-EVIDENCE = ROOT / "results" / "evidence"
-DONE = "done.json"  # the last file of a run that trains nothing
-KEPT = ("config.json", "metrics.jsonl", "evaluation.json", "sweep.json", "account.json", "neurons.json", DONE)
-ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
+BEST, LAST, TRAINED = f"{ACCURACY}, best", f"{ACCURACY}, last", f"{ACCURACY}, training set"
 
 
 @dataclass(frozen=True)
@@ -30,179 +26,195 @@ class Outcome:
 
     Args:
         seeds: the seeds that are finished.
-        values: quantity → value for each of them. Accuracy has two: ``accuracy, best`` and ``accuracy, last``.
+        values: quantity → value for each of them. Accuracy has several: best and last epoch, both also with the
+            running statistics of each step, and that of the training set.
         rows: metrics by epoch for each of them (training runs).
+        hours, memory_gb: of one seed; None where it was not measured.
         notes: what is missing or was left out, in words.
-        folders: where they stand.
+        where: folders, or files of the evidence.
     """
 
     seeds: tuple[int, ...] = ()
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
     rows: Sequence[Sequence[Mapping[str, float]]] = ()
     hours: float | None = None
+    memory_gb: float | None = None
     device: str = ""
     notes: tuple[str, ...] = ()
-    folders: tuple[Path, ...] = ()
+    where: tuple[Path, ...] = ()
 
 
 class Results:
     """Finds what runs have left under ``runs_dir``, else in the committed evidence."""
 
-    def __init__(self, runs_dir: Path, runs: Mapping[str, Run], evidence: Path = EVIDENCE):
-        self.runs_dir, self.runs, self.evidence = runs_dir, runs, evidence
+    def __init__(self, runs_dir: Path, runs: Mapping[str, Run], evidence_dir: Path = EVIDENCE):
+        self.runs_dir, self.runs, self.evidence = runs_dir, runs, evidence_dir
+        self._keys: dict[Path, tuple[int, Key | None]] = {}  # folder → when its settings were written, and its key
+
+    def read_by(self, run: Run) -> list[Run]:
+        """The training runs that a run reads."""
+        return [self.runs[name] for name in run.of]
+
+    def key(self, run: Run, seed: int) -> Key:
+        """What tells a run from others, in whichever recipe it stands."""
+        assert run.command is not None
+        return run.command.identity, tuple(of.command.identity for of in self.read_by(run) if of.command), seed
 
     def name(self, run: Run, seed: int) -> str:
-        """The folder's name of one run and seed; equal commands share it."""
-        return f"{self.stem(run)}_seed{seed}"
+        """The name of a folder that is made for a run."""
+        return f"{self._stem(run)}_seed{seed}"
 
-    def stem(self, run: Run) -> str:
+    def _stem(self, run: Run) -> str:
         assert run.command is not None
-        return run.command.stem(self.stem(self.runs[run.of]) if run.of else "")
+        return run.command.stem([self._stem(of) for of in self.read_by(run)])
 
     def folders(self, run: Run, seed: int) -> list[Path]:
-        """Where a run may stand: under its name, or ``name-2`` … (one that was stopped before it had saved)."""
-        name = self.name(run, seed)
-        here = self.runs_dir.glob(f"{name}*") if self.runs_dir.is_dir() else ()
-        own = [path for path in here if path.is_dir() and re.fullmatch(re.escape(name) + r"(-\d+)?", path.name)]
-        return [*sorted(own), *sorted(self.evidence.glob(f"*/{name}"))]
+        """Where a run may stand: folders with its settings, and those with its name whatever they hold."""
+        name, key = self.name(run, seed), self.key(run, seed)
+        there = sorted(path for path in self.runs_dir.iterdir() if path.is_dir()) if self.runs_dir.is_dir() else []
+        named = re.compile(re.escape(name) + r"(-\d+)?")  # name-2: the first was stopped before it had saved
+        return [path for path in there if named.fullmatch(path.name) or self._key_of(path) == key]
 
-    def course(self, run: Run, seed: int, *, own: bool = False) -> Course | None:
-        """The training run of a seed that is furthest; None if there is none.
+    def _key_of(self, folder: Path) -> Key | None:
+        path = next((each for each in (folder / "config.json", folder / DONE) if each.is_file()), None)
+        if path is None:
+            return None
+        written = path.stat().st_mtime_ns
+        if self._keys.get(folder, (0, None))[0] != written:
+            self._keys[folder] = written, key_of(folder) if path.name == DONE else key_of_training(path)
+        return self._keys[folder][1]
 
-        Args:
-            own: leave the committed evidence aside, which has no checkpoints.
-        """
+    @cached_property
+    def kept(self) -> dict[Key, tuple[Path, Line]]:
+        """The evidence: what tells a run from others → file and line."""
+        return {
+            evidence.key_of_line(line): (path, line)
+            for path in sorted(self.evidence.glob("*.jsonl"))
+            for line in evidence.read_lines(path)
+        }
+
+    def trained(self, run: Run, seed: int) -> TrainingRun | None:
+        """The folder under ``runs_dir`` in which a training run is furthest; None if there is none."""
         assert run.command is not None
-        folders = [path for path in self.folders(run, seed) if not own or path.parent == self.runs_dir]
-        found = [read_course(path, run.command) for path in folders]
-        there = [course for course in found if course is not None]
-        return max(there, key=lambda course: (course.is_finished, not course.other, len(course.rows)), default=None)
+        found = []
+        for folder in self.folders(run, seed):
+            trained = read_training_run(folder, run.command.settings["epochs"])
+            if trained is not None:
+                other = trained.other or settings_differ(trained.settings, run.command)
+                found.append(TrainingRun(**{**vars(trained), "other": other}))
+        return max(found, key=lambda each: (each.is_finished, not each.other, len(each.rows)), default=None)
 
-    def made(self, run: Run, seed: int, *, own: bool = False) -> Path | None:
-        """The folder of a finished run that trains nothing; None if there is none."""
-        for path in self.folders(run, seed):
-            if (path / DONE).is_file() and not (own and path.parent != self.runs_dir):
-                return path
-        return None
+    def evaluated(self, run: Run, seed: int) -> Path | None:
+        """The folder under ``runs_dir`` of a finished run that trains nothing; None if there is none."""
+        return next((path for path in self.folders(run, seed) if (path / DONE).is_file()), None)
 
-    def is_finished(self, run: Run, seed: int, *, own: bool = False) -> bool:
+    def is_finished(self, run: Run, seed: int) -> bool:
+        """Whether a run need not be run (again): it has its folder under ``runs_dir``, to the last epoch."""
         assert run.command is not None
         if run.command.trains:
-            course = self.course(run, seed, own=own)
-            return course is not None and course.is_finished
-        return self.made(run, seed, own=own) is not None
+            trained = self.trained(run, seed)
+            return trained is not None and trained.is_finished
+        return self.evaluated(run, seed) is not None
 
-    def keep(self, run: Run, seed: int) -> Path | None:
-        """Copy what is small of a finished run of one's own to the evidence; None if there is none."""
+    def keep(self, run: Run, seed: int) -> Line | None:
+        """A finished run under ``runs_dir`` as a line of the evidence; None if there is none."""
         assert run.command is not None
-        course = self.course(run, seed, own=True) if run.command.trains else None
-        folder = course.folder if course and course.is_finished else self.made(run, seed, own=True)
-        if folder is None:
-            return None
-        to = self.evidence / run.recipe / self.name(run, seed)
-        with naming_disk(to):
-            to.mkdir(parents=True, exist_ok=True)
-            drawn = () if run.command.trains or run.of else folder.glob("*.png")
-            for path in (*(folder / name for name in KEPT), *drawn):
-                if path.is_file():
-                    shutil.copy(path, to)
-        return to
+        if not run.command.trains:
+            folder = self.evaluated(run, seed)
+            of = self.read_by(run)
+            return evidence.line_of_evaluation(run, seed, read_evaluation(folder), of) if folder else None
+        trained = self.trained(run, seed)
+        return evidence.line_of_training(run, seed, trained) if trained and trained.is_finished else None
 
     def outcome(self, run: Run, seeds: Sequence[int]) -> Outcome:
         """What there is of a run over its seeds."""
         if run.command is None:
             return Outcome(notes=(f"not covered: {run.not_covered}",))
-        return self._trained(run, seeds) if run.command.trains else self._measured(run, seeds)
+        return self._of_training(run, seeds) if run.command.trains else self._of_evaluations(run, seeds)
 
-    def _trained(self, run: Run, seeds: Sequence[int]) -> Outcome:
+    def _of_training(self, run: Run, seeds: Sequence[int]) -> Outcome:
         notes, done = [], {}
         for seed in seeds:
-            course = self.course(run, seed)
-            if course is None:
+            trained, kept = self.trained(run, seed), self.kept.get(self.key(run, seed))
+            if kept and not (trained and trained.is_finished):
+                trained = evidence.training_run(kept[1], kept[0])
+            if trained is None:
                 continue
-            if course.left_out:
-                lines = "1 line" if course.left_out == 1 else f"{course.left_out} lines"
+            if trained.left_out:
+                lines = "1 line" if trained.left_out == 1 else f"{trained.left_out} lines"
                 notes.append(f"seed {seed}: {lines} of metrics.jsonl torn and left out")
-            if course.is_finished:
-                done[seed] = course
-            elif course.other:
-                notes.append(f"seed {seed}: {course.folder} is another run ({course.other})")
+            if trained.is_finished:
+                done[seed] = trained
+            elif trained.other:
+                notes.append(f"seed {seed}: {trained.where} is another run ({trained.other})")
             else:
-                notes.append(f"seed {seed}: {len(course.rows)} of {course.epochs} epochs")
+                notes.append(f"seed {seed}: {len(trained.rows)} of {trained.epochs} epochs")
         notes += seeds_left(len(done), len(seeds))
-        courses = list(done.values())
+        finished = list(done.values())
+        memory = [each.memory_gb for each in finished if each.memory_gb is not None]
         return Outcome(
             seeds=tuple(done),
-            values={
-                f"{ACCURACY}, best": [course.best for course in courses],
-                f"{ACCURACY}, last": [course.last for course in courses],
-            },
-            rows=[course.rows for course in courses],
-            hours=mean(course.hours for course in courses) if courses else None,
-            device=", ".join(dict.fromkeys(course.device for course in courses)),
+            values=accuracies(finished),
+            rows=[each.rows for each in finished],
+            hours=mean(each.hours for each in finished) if finished else None,
+            memory_gb=max(memory, default=None),
+            device=", ".join(dict.fromkeys(each.device for each in finished)),
             notes=tuple(notes),
-            folders=tuple(course.folder for course in courses),
+            where=tuple(each.where for each in finished),
         )
 
-    def _measured(self, run: Run, seeds: Sequence[int]) -> Outcome:
+    def _of_evaluations(self, run: Run, seeds: Sequence[int]) -> Outcome:
         assert run.command is not None
         values: dict[str, list[float]] = {}
-        notes, done, folders, devices, hours = [], [], [], [], []
+        notes, done = [], {}
         wanted = seeds if run.of else seeds[:1]
         for seed in wanted:
-            folder = self.made(run, seed)
-            if folder is None:
+            folder, kept = self.evaluated(run, seed), self.kept.get(self.key(run, seed))
+            if not (folder or kept):
                 continue
             try:
-                about = json.loads((folder / DONE).read_text())
-                seen = measured(folder, run.command)
-                hours.append(about["seconds"] / 3600)
+                found = read_evaluation(folder) if folder else evidence.evaluation(kept[1], kept[0])  # type: ignore[index]
+                seen = quantities_of(run.command.program, found.results)
+                done[seed] = found
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 notes.append(f"seed {seed}: {folder} is damaged ({error!r:.60}); delete it and run it again")
                 continue
             for quantity, value in seen.items():
                 values.setdefault(quantity, []).append(value)
-            done.append(seed)
-            folders.append(folder)
-            devices.append(str(about["device"]))
         notes += seeds_left(len(done), len(wanted))
-        device = ", ".join(dict.fromkeys(devices))
-        return Outcome(tuple(done), values, (), mean(hours) if hours else None, device, tuple(notes), tuple(folders))
+        hours = [found.about["seconds"] / 3600 for found in done.values() if "seconds" in found.about]
+        return Outcome(
+            seeds=tuple(done),
+            values=values,
+            hours=mean(hours) if hours else None,
+            device=", ".join(dict.fromkeys(str(found.about.get("device", "")) for found in done.values())),
+            notes=tuple(notes),
+            where=tuple(found.where for found in done.values()),
+        )
+
+
+def key_of_training(config: Path) -> Key | None:
+    """What tells the run of a config.json from others; None if it is torn."""
+    try:
+        settings = json.loads(config.read_text())
+        return identity(TRAIN, settings), (), settings["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def accuracies(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
+    """Test accuracy (%) of best and last epoch, both ways of evaluating, and training accuracy of the last one."""
+    rows = [(each.best_row, each.last_row) for each in finished]
+    values = {
+        BEST: [best[SHARED] for best, _ in rows],
+        LAST: [last[SHARED] for _, last in rows],
+        BEST + OF_EACH_STEP: [best[PER_STEP] for best, _ in rows if PER_STEP in best],
+        LAST + OF_EACH_STEP: [last[PER_STEP] for _, last in rows if PER_STEP in last],
+        TRAINED: [last["train_acc"] for _, last in rows if "train_acc" in last],
+    }
+    return {quantity: each for quantity, each in values.items() if each}
 
 
 def seeds_left(done: int, wanted: int) -> list[str]:
     """A note where some seeds are finished and others are not."""
     return [f"{done} of {wanted} seeds"] if 0 < done < wanted else []
-
-
-def measured(folder: Path, command: Command) -> dict[str, float]:
-    """What a run of inference.py measured, by quantity."""
-    if command.program != INFER:
-        path = folder / "neurons.json"
-        rates = json.loads(path.read_text())["firing_rate"] if path.is_file() else {}
-        return {f"spikes per step of {neuron}": rate for neuron, rate in rates.items()}
-    values: dict[str, float] = {}
-    if command.settings["sweep"] or command.settings["calibrate"]:
-        values |= columns_of(json.loads((folder / "sweep.json").read_text()))
-    if command.settings["profile"]:
-        values |= account_values(json.loads((folder / "account.json").read_text()))
-    evaluation = json.loads((folder / "evaluation.json").read_text())
-    return {ACCURACY: evaluation["test"]["acc"], **values}
-
-
-def account_values(account: Mapping[str, Any]) -> dict[str, float]:
-    """The quantities of Tables 6 and 7 and of Figure 11 in an account.json."""
-    neuron = account["neuron"]
-    row = "ReLU" if neuron == "relu" else neuron
-    counted = account["operations"]["ReLU" if neuron == "relu" else f"{neuron}, one time step (as Table 6 prints)"]
-    energy = account["energy"][row]
-    rates = list(account["firing_rates"].values())
-    return {
-        "params (M)": account["parameters"] / 1e6,
-        "ACs (M)": counted["acs"] / 1e6,
-        "MACs (M)": counted["macs"] / 1e6,
-        "energy (µJ)": counted["microjoules"],
-        **{part: energy[part] for part in ENERGY_PARTS},
-        "firing rate": mean(rates),
-        **{f"firing rate {number}": rate for number, rate in enumerate(rates, 1)},
-    }

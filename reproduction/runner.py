@@ -1,4 +1,4 @@
-"""Runs a recipe's commands one after the other: skips what is finished, goes on with what was stopped."""
+"""Runs a recipe's commands one after the other: skips what is finished, resumes what was stopped."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from utils.device import choose_device
 from utils.run_dir import environment, naming_disk, write_aside
 
-from .commands import OF, ROOT
+from .commands import ROOT
+from .evaluation import DONE
+from .evidence import Key, said_of
 from .recipe import Run
-from .results import DONE, Results
+from .results import Results
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TAIL = 4000  # bytes of standard error kept for the account of failures
@@ -52,33 +55,36 @@ class StoppedError(Exception):
 
 def plan(runs: Sequence[Run], seeds: Sequence[int], results: Results) -> list[Job]:
     """The jobs in order, each training run before what reads it, and equal commands once."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[Key, Job] = {}
     for run in runs:
         if run.command is None:
             continue
         for seed in seeds if run.command.trains or run.of else seeds[:1]:
-            if run.of:
-                trained = results.runs[run.of]
-                jobs.setdefault(results.name(trained, seed), Job(trained, seed))
-            jobs.setdefault(results.name(run, seed), Job(run, seed))
+            for each in (*results.read_by(run), run):
+                jobs.setdefault(results.key(each, seed), Job(each, seed))
     return list(jobs.values())
 
 
 def command_line(job: Job, results: Results, data_dir: Path) -> list[str]:
     """The whole command, from the script on, with the options that are this machine's to say."""
-    run, name = job.run, results.name(job.run, job.seed)
-    assert run.command is not None
-    words = list(run.command.words())
-    if run.of:
-        trained = results.runs[run.of]
-        course = results.course(trained, job.seed, own=True)
-        folder = course.folder if course else results.runs_dir / results.name(trained, job.seed)
-        words = [word.replace(OF, str(folder)) for word in words]
-    if run.command.program.endswith(".py"):
+    run, command = job.run, job.run.command
+    assert command is not None
+    words = command.words()
+    for place, trained in zip(command.places, results.read_by(run), strict=True):
+        words = [word.replace(place, str(folder_of(trained, job.seed, results))) for word in words]
+    if "data_dir" in command.settings:
         words += ["-data_dir", str(data_dir)]
-    if run.command.trains:
-        return [*words, "-seed", str(job.seed), "-out_dir", str(results.runs_dir), "-name", name, "-resume", "auto"]
-    return [*words, "-out_dir", str(results.runs_dir / name)]
+    folder = folder_of(run, job.seed, results)
+    if command.trains:
+        return [*words, "-seed", str(job.seed), "-out_dir", str(folder.parent), "-name", folder.name, "-resume", "auto"]
+    return [*words, "-out_dir", str(folder)]
+
+
+def folder_of(run: Run, seed: int, results: Results) -> Path:
+    """Where a training run stands, if it has been started, or else where it is to stand."""
+    new = results.runs_dir / results.name(run, seed)
+    trained = results.trained(run, seed) if run.command and run.command.trains else None
+    return trained.where if trained and not trained.other else new
 
 
 def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]:
@@ -92,22 +98,21 @@ def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]
     """
     began = time.monotonic()
     failures: list[str] = []
-    failed: set[str] = set()
+    failed: set[Key] = set()
     for number, job in enumerate(jobs, 1):
-        name = results.name(job.run, job.seed)
         heading = f"[{number}/{len(jobs)}] {job.title}"
-        if results.is_finished(job.run, job.seed, own=True):
+        if results.is_finished(job.run, job.seed):
             print(f"{heading}: finished already", flush=True)
             continue
-        reads = results.name(results.runs[job.run.of], job.seed) if job.run.of else ""
-        if reads in failed:
-            reason = f"not run, because its training run {job.run.of} failed"
+        lost = [each.full_id for each in results.read_by(job.run) if results.key(each, job.seed) in failed]
+        if lost:
+            reason = f"not run, because its training run {lost[0]} failed"
         else:
             words = command_line(job, results, data_dir)
             print(f"{heading}, {clock(time.monotonic() - began)} since the start\n{shown(words)}", flush=True)
             reason = run_job(job, words, results)
         if reason:
-            failed.add(name)
+            failed.add(results.key(job.run, job.seed))
             failures.append(f"{job.title}: {reason}")
             print(f"{heading}: FAILED: {reason}", file=sys.stderr, flush=True)
     return failures
@@ -115,26 +120,40 @@ def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]
 
 def run_job(job: Job, words: Sequence[str], results: Results) -> str:
     """Run one command to its end; returns why it failed, or ""."""
+    command = job.run.command
+    assert command is not None
     started = time.monotonic()
     code, tail = call(words)
     if code:
         lines = [line for line in tail.splitlines() if line.strip()]
         return f"exit code {code}" + (f": {lines[-1].strip()}" if lines else "")
-    if not job.run.command.trains:  # type: ignore[union-attr]
-        folder = results.runs_dir / results.name(job.run, job.seed)
-        about = {"command": shown(words), "seconds": time.monotonic() - started, **environment(choose_device(None))}
-        with naming_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_aside(folder / DONE, json.dumps(about, indent=2) + "\n")
-    elif not results.is_finished(job.run, job.seed, own=True):
-        course = results.course(job.run, job.seed, own=True)
-        where = (
-            f"{course.folder} " + (f"is another run ({course.other})" if course.other else "lacks its last epoch")
-            if course
-            else "nothing"
-        )
-        return f"it ended well, but {where}: move it away and run again"
+    if command.trains:
+        return "" if results.is_finished(job.run, job.seed) else why_not_finished(job, results)
+    folder = results.runs_dir / results.name(job.run, job.seed)
+    about = {
+        "command": shown(words),
+        "program": command.program,
+        "settings": command.given,
+        "of": said_of(results.read_by(job.run)),
+        "seed": job.seed,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": time.monotonic() - started,
+        **environment(choose_device(None)),
+    }
+    with naming_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(folder / DONE, json.dumps(about, indent=2) + "\n")
     return ""
+
+
+def why_not_finished(job: Job, results: Results) -> str:
+    """What is wrong with a training run that ended well and has no last epoch."""
+    trained = results.trained(job.run, job.seed)
+    where = "nothing"
+    if trained:
+        lacks = f"is another run ({trained.other})" if trained.other else "lacks its last epoch"
+        where = f"{trained.where} {lacks}"
+    return f"it ended well, but {where}: move it away and run again"
 
 
 def call(words: Sequence[str]) -> tuple[int, str]:

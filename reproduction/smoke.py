@@ -8,10 +8,10 @@ nothing.
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
-import runpy
 import shutil
 import sys
 import time
@@ -25,20 +25,20 @@ from typing import Any
 
 import torch
 
-from utils.cli import exchange_of
+import train_BPTT
+from data import DataError, describe
+from utils.checkpoint import CheckpointError
+from utils.cli import UsageError, exchange_of
+from utils.distributed import Ranks
+from utils.engine import MemoryFullError, NonFiniteLossError
+from utils.exit import one_line_errors
 
-from .commands import MODULES, OF, ROOT, Command
+from .commands import INFER, TRAIN, Command
 from .recipe import Recipe, Run
-from .tiny_events import write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
-from .tiny_images import write_cifar10, write_cifar100, write_tiny_imagenet
 
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
 FORK = multiprocessing.get_context("fork")
-# options that go last, so that they count: two batches of the few samples there are; of 1,438 digits, 30
-DIGITS = ("-train_fraction", "0.02", "-b", "15")
-CUT = {"cifar10": ("-b", "3"), "dvsgesture": ("-b", "1"), "digits": DIGITS, "digits_dvs": DIGITS, "digits_seq": DIGITS}
-CUT_OTHERS = ("-b", "2")
 
 
 @dataclass
@@ -47,13 +47,13 @@ class Case:
 
     Args:
         command: the one that is run.
-        needs: the case whose checkpoint it reads.
+        needs: the cases whose checkpoints it reads.
         of: the runs it stands for, as ``recipe/id``.
     """
 
     name: str
     command: Command
-    needs: Case | None
+    needs: tuple[Case, ...]
     of: list[str] = field(default_factory=list)
     seconds: float = 0.0
     error: str | None = None  # None: not ended; "": it works
@@ -65,14 +65,14 @@ def cases_of(recipes: Sequence[Recipe], runs: Mapping[str, Run]) -> list[Case]:
 
     def case(run: Run) -> Case:
         assert run.command is not None
-        needs = case(runs[run.of]) if run.of else None
+        needs = tuple(case(runs[name]) for name in run.of)
         given = dict(run.command.given)
         for name in NUMBERS:
             if name in given:
                 given[name] = "any"
         if "switch_neuron" in given:
             given["switch_neuron"] = exchange_of(given["switch_neuron"])[1]
-        identity = json.dumps([run.command.program, given, needs.name if needs else ""], sort_keys=True, default=str)
+        identity = json.dumps([run.command.program, given, *(each.name for each in needs)], sort_keys=True)
         return cases.setdefault(identity, Case(f"{len(cases)}", run.command, needs))
 
     for recipe in recipes:
@@ -87,7 +87,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
     started = time.monotonic()
     cases = cases_of(recipes, runs)
     with TemporaryDirectory(prefix="smoke-") as folder:
-        write_data(Path(folder) / "data", [case.command.settings for case in cases if case.command.trains])
+        write_data(Path(folder), [case.command.settings for case in cases if case.command.trains])
         print("seconds  result  what is started (how many of the recipes' commands differ from it in numbers at most)")
         run_cases(cases, Path(folder), processes)
     failed = [case for case in cases if case.error]
@@ -105,15 +105,16 @@ def run_cases(cases: Sequence[Case], folder: Path, processes: int) -> None:
     """Run the cases, ``processes`` at once; what reads a checkpoint waits for it."""
     waiting = list(cases)
     running: dict[ForkProcess, tuple[Case, float]] = {}
-    readers = {id(case.needs) for case in cases if case.needs}
+    read = {each.name for case in cases for each in case.needs}
     while waiting or running:
-        ready = [case for case in waiting if case.needs is None or case.needs.error is not None]
+        ready = [case for case in waiting if all(each.error is not None for each in case.needs)]
         for case in ready[: processes - len(running)]:
             waiting.remove(case)
-            if case.needs is not None and case.needs.error:
+            if any(each.error for each in case.needs):
                 report(case, "its training run failed")
                 continue
-            process = FORK.Process(target=start, args=(words_of(case, folder), folder / f"{case.name}.log"))
+            log = folder / f"{case.name}.log"
+            process = FORK.Process(target=start, args=(case.command.program, options_of(case, folder), log))
             process.start()
             running[process] = case, time.monotonic()
         ended = set(wait([process.sentinel for process in running])) if running else set()
@@ -124,14 +125,14 @@ def run_cases(cases: Sequence[Case], folder: Path, processes: int) -> None:
             lines = (folder / f"{case.name}.log").read_text(errors="replace").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
             report(case, f"exit code {process.exitcode}: {last}" if process.exitcode else "")
-            if id(case) not in readers:
+            if case.name not in read:
                 shutil.rmtree(folder / case.name, ignore_errors=True)
 
 
 def report(case: Case, error: str) -> None:
     """Note how a case ended, and say so."""
     case.error = error
-    settings = (case.needs or case).command.settings
+    settings = (*case.needs, case)[0].command.settings
     where = [str(settings[key]) for key in ("dataset", "model", "neuron") if key in settings]
     where += [f"T={settings['T']}"] if "T" in settings else []
     switches = [
@@ -144,48 +145,49 @@ def report(case: Case, error: str) -> None:
     print(f"{case.seconds:7.1f}  {'FAILED' if error else 'ok':<6}  {line} ({len(case.of)})", flush=True)
 
 
-def words_of(case: Case, folder: Path) -> list[str]:
-    """The program and its options, cut down."""
-    command, data = case.command, ("-data_dir", str(folder / "data"), "-no_download", "-j", "0")
+def options_of(case: Case, folder: Path) -> list[str]:
+    """The options of the command, cut down."""
+    command, settings = case.command, (*case.needs, case)[0].command.settings
+    options = list(command.options)
     if command.trains:
-        cut = CUT.get(command.settings["dataset"], CUT_OTHERS)
-        epochs = ["-epochs", "1"]
+        options += describe(settings["dataset"]).two_batches
+        options += ["-epochs", "1"]
         if "switch_neuron" in command.given:  # one epoch before, one after
-            epochs = ["-epochs", "2", "-switch_neuron", f"1:{exchange_of(command.given['switch_neuron'])[1]}"]
-        return [*command.words(), *cut, *epochs, *data, "-out_dir", str(folder), "-name", case.name]
-    words = (
-        [word.replace(OF, str(folder / case.needs.name)) for word in command.words()] if case.needs else command.words()
-    )
-    if command.program in MODULES:
-        return [*words, "-out_dir", str(folder / case.name)]
-    return [*words, *data, "-out_dir", str(folder / case.name)]
+            options += ["-epochs", "2", "-switch_neuron", f"1:{exchange_of(command.given['switch_neuron'])[1]}"]
+    for place, trained in zip(command.places, case.needs, strict=True):
+        options = [word.replace(place, str(folder / trained.name)) for word in options]
+    if "data_dir" in command.settings:
+        options += ["-data_dir", str(data_dir(folder, settings))]
+    if command.program in (TRAIN, INFER):
+        options += ["-no_download", "-j", "0"]
+    if command.trains:
+        return [*options, "-out_dir", str(folder), "-name", case.name]
+    return [*options, "-out_dir", str(folder / case.name)]
 
 
-def start(words: Sequence[str], log: Path) -> None:
-    """In a process of its own: run a program as if it had been typed."""
+def start(program: str, options: list[str], log: Path) -> None:
+    """In a process of its own: call a program with its options."""
     sys.stdout = sys.stderr = log.open("w", buffering=1)
     for fd in (1, 2):  # what is not Python's
         os.dup2(sys.stdout.fileno(), fd)
     torch.set_num_threads(1)
-    if words[0] == "-m":
-        sys.argv = list(words[1:])
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
-    else:
-        sys.argv = list(words)
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    errors = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
+    with one_line_errors(program, *errors):
+        if program == TRAIN:
+            train_BPTT.main(Ranks(), options)
+        else:
+            importlib.import_module(program.removesuffix(".py")).main(options)
 
 
-def write_data(root: Path, commands: Sequence[Mapping[str, Any]]) -> None:
-    """The data sets that the commands read, a few samples each."""
-    root.mkdir()
-    frames = {settings["T"] for settings in commands if settings["dataset"] == "DVSCIFAR10-pt"}
-    writers = {
-        "cifar10": lambda: write_cifar10(root, per_batch=1, test=2),
-        "cifar100": lambda: write_cifar100(root, train=4, test=2),
-        "tiny_imagenet": lambda: write_tiny_imagenet(root, classes=2, per_class=2, val_per_class=1),
-        "DVSCIFAR10": lambda: write_dvs_cifar10(root, numbers={k: [0] if k < 4 else [900] for k in range(10)}),
-        "DVSCIFAR10-pt": lambda: [write_dvs_cifar10_pt(root, T=T, train=4, test=2) for T in frames],
-        "dvsgesture": lambda: write_dvs_gesture_events(root, labels=range(2), train_users=(1,)),
-    }
-    for dataset in sorted({settings["dataset"] for settings in commands} & writers.keys()):
-        writers[dataset]()
+def data_dir(folder: Path, settings: Mapping[str, Any]) -> Path:
+    """Where the data of a command stand; some sets are written for one T alone."""
+    return folder / f"data-{settings.get('dataset')}-T{settings.get('T')}"
+
+
+def write_data(folder: Path, commands: Sequence[Mapping[str, Any]]) -> None:
+    """The data sets that training commands read, a few made-up samples each."""
+    for root, settings in {data_dir(folder, settings): settings for settings in commands}.items():
+        root.mkdir()
+        write = describe(settings["dataset"]).write
+        if write is not None:
+            write(root, settings["T"])

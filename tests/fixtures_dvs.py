@@ -13,7 +13,7 @@ import torch
 
 from data import DataError, Task, build_dataset
 from data.loader import build_loader
-from reproduction.tiny_events import (  # noqa: F401 - the writers, for the tests
+from data.made_up_events import (  # noqa: F401 - the writers, for the tests
     AEDAT2_HEADER,
     CLASSES,
     aedat2,

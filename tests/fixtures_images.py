@@ -1,4 +1,4 @@
-"""What the tests of small image data sets (see :mod:`reproduction.tiny_images`) share."""
+"""What the tests of small image data sets (see :mod:`data.made_up_images`) share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from data import DataError, build_dataset
 from data.loader import build_loader
-from reproduction.tiny_images import (  # noqa: F401 - the writers, for the tests
+from data.made_up_images import (  # noqa: F401 - the writers, for the tests
     class_images,
     write_cifar10,
     write_cifar100,

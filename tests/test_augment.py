@@ -25,7 +25,7 @@ def coordinates() -> Tensor:
 
 
 def colour() -> Tensor:
-    """Three channels that differ, so that a grey rectangle on it can be seen."""
+    """Green and blue are nowhere 0, so that a rectangle of pure red on it can be seen, whatever its red."""
     return torch.tensor([10, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, SIZE, SIZE)
 
 
@@ -44,18 +44,17 @@ def as_batch(transform: BatchTransform, image: Tensor) -> Tensor:
 
 
 def rectangles(x: Tensor) -> np.ndarray:
-    """(top, left, h, w, grey) of each sample that has a grey rectangle, int [M, 5]."""
+    """(top, left, h, w, red) of each sample that has a rectangle without green and blue, int [M, 5]."""
     found = []
     for image in x:
-        is_grey = (image[0] == image[1]) & (image[1] == image[2])
-        if is_grey.any():
-            rows, columns = is_grey.any(1).nonzero().flatten(), is_grey.any(0).nonzero().flatten()
+        is_cut = (image[1] == 0) & (image[2] == 0)
+        if is_cut.any():
+            rows, columns = is_cut.any(1).nonzero().flatten(), is_cut.any(0).nonzero().flatten()
             top, left = int(rows[0]), int(columns[0])
             h, w = len(rows), len(columns)
-            inside = image[:, top : top + h, left : left + w]
-            assert inside.unique().numel() == 1, "one grey"
-            assert is_grey.sum() == h * w, "one rectangle"
-            found.append((top, left, h, w, int(inside[0, 0, 0])))
+            assert image[0, top : top + h, left : left + w].unique().numel() == 1, "one red"
+            assert is_cut.sum() == h * w, "one rectangle"
+            found.append((top, left, h, w, int(image[0, top, left])))
     return np.array(found)
 
 
@@ -83,12 +82,12 @@ def test_cutout_has_the_published_distribution(path):
     found = rectangles(CUT[path]())
     assert abs(len(found) / SAMPLES - 0.5) < 0.03
     expected = published_rectangles(20_000)
-    for column, name in enumerate(["top", "left", "h", "w", "grey"]):
+    for column, name in enumerate(["top", "left", "h", "w", "red"]):
         assert ks_2samp(found[:, column], expected[:, column]).pvalue > TINY_P, name
     for name, of in {"area": lambda r: r[:, 2] * r[:, 3], "aspect": lambda r: r[:, 2] / r[:, 3]}.items():
         assert ks_2samp(of(found), of(expected)).pvalue > TINY_P, name
     assert found[:, 4].min() < 5, "black is drawn too"
-    assert found[:, 4].max() > 250, "white is drawn too"
+    assert found[:, 4].max() > 250, "full red is drawn too"
 
 
 @pytest.mark.parametrize("path", CROPPED)
@@ -108,27 +107,52 @@ def test_crop_and_flip_are_uniform(path):
         assert chisquare(counts).pvalue > TINY_P
 
 
+def rounded_down(u: np.ndarray) -> list[float]:
+    """What a row of draws becomes before it is rounded down: crop top, left, cut's h, w, top, left, red."""
+    area, aspect = SIZE**2 * (0.02 + 0.38 * u[3]), 0.4 + 2.1 * u[4]
+    h, w = (area * aspect) ** 0.5, (area / aspect) ** 0.5
+    return [9 * u[0], 9 * u[1], h, w, u[5] * (SIZE - int(h) + 1), u[6] * (SIZE - int(w) + 1), 256 * u[7]]
+
+
 def test_batch_transform_is_crop_then_cutout_then_flip():
     generator = torch.Generator().manual_seed(3)
-    images = torch.randint(256, (64, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    draws = torch.rand(64, DRAWS, generator=generator)
-    most = 1 - 2**-24  # the largest that torch.rand draws
-    draws[0], draws[1], draws[2] = 0.0, most, 0.25  # the ends of the range, and a cut that flips
-    draws[3] = torch.tensor([most, most, 0.0, most, most, most, most, most, most])  # the highest rectangle
-    draws[4] = torch.tensor([most, most, 0.0, most, 0.0, most, most, most, most])  # the widest
+    draws = torch.rand(100, DRAWS, generator=generator)
+    # a thousandth from an integer, single and double precision are rounded down alike, on any processor
+    in_no_doubt = [min(abs(v - round(v)) for v in rounded_down(u)) > 1e-3 for u in draws.double().numpy()]
+    draws = draws[in_no_doubt]
+    assert len(draws) > 64
+    images = torch.randint(256, (len(draws), 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     out = BatchTransform(*RAW, padding=4, cutout=True, flip=True)(images, draws).round()
     for image, u, seen in zip(images, draws.double().numpy(), out, strict=True):
         padded = torch.nn.functional.pad(image, [4] * 4)
-        top, left = min(int(u[0] * 9), 8), min(int(u[1] * 9), 8)
-        expected = padded[:, top : top + SIZE, left : left + SIZE].clone()
+        crop_top, crop_left, h, w, top, left, red = map(int, rounded_down(u))
+        expected = padded[:, crop_top : crop_top + SIZE, crop_left : crop_left + SIZE].clone()
         if u[2] < 0.5:
-            area, aspect = SIZE**2 * (0.02 + 0.38 * u[3]), 0.4 + 2.1 * u[4]
-            h, w = int((area * aspect) ** 0.5), int((area / aspect) ** 0.5)
-            top, left = int(u[5] * (SIZE - h + 1)), int(u[6] * (SIZE - w + 1))
-            expected[:, top : top + h, left : left + w] = int(u[7] * 256)
+            expected[:, top : top + h, left : left + w] = torch.tensor([red, 0, 0])[:, None, None]
         if u[8] < 0.5:
             expected = expected.flip(-1)
         assert torch.equal(seen, expected.float())
+
+
+def test_the_ends_of_the_range_of_draws_stay_inside_the_image():
+    most = 1 - 2**-24  # the largest that torch.rand draws
+    draws = torch.tensor(
+        [
+            [0.0] * DRAWS,
+            [most, most, 0.0, most, most, most, most, most, most],  # the highest rectangle, at the bottom right
+            [most, most, 0.0, most, 0.0, most, most, most, most],  # the widest
+            [0.5, 0.5, most, *[most] * 6],  # no cut, no flip
+        ]
+    )
+    x = BatchTransform(*RAW, cutout=True)(colour().expand(4, 3, SIZE, SIZE), draws).round()
+    (top, left, *_, red), (_, _, high, _, most_red), (_, _, _, wide, _) = rectangles(x)  # the last has none
+    assert (top, left, red, most_red) == (0, 0, 0, 255)
+    assert {high, wide} <= {SIZE - 1, SIZE}  # h² = 0.4 · 2.5 · 32², to rounding
+    cropped = BatchTransform(*RAW, padding=4)(coordinates().expand(4, 3, SIZE, SIZE), draws).round()
+    assert cropped[0, 2, 4, 4] == 255  # all of the padding at the top left …
+    assert cropped[0, 2, 3, 3] == 0
+    assert cropped[1, 2, 27, 27] == 255  # … and at the bottom right
+    assert cropped[1, 2, 28, 28] == 0
 
 
 PIPELINES = {
@@ -166,13 +190,13 @@ def test_draws_come_from_torch_alone(name):
 
 def test_cifar_pipeline_cuts_half_of_the_images():
     x = sample_by_sample(cifar_train(SIZE, normalise(*RAW), cutupmix_auto=False), colour()).round()
-    is_cut = ((x[:, 0] == x[:, 1]) & (x[:, 1] == x[:, 2]) & (x[:, 0] > 0)).flatten(1).any(1)  # the padding is black
+    is_cut = ((x[:, 1] == 0) & (x[:, 2] == 0) & (x[:, 0] > 0)).flatten(1).any(1)  # the padding is black
     assert abs(is_cut.float().mean() - 0.5) < 0.03
 
 
 def test_trivial_augment_of_the_star_pipeline_changes_colours():
     x = sample_by_sample(cifar_train(SIZE, normalise(*RAW), cutupmix_auto=True), colour()).round()
-    is_new = ((x[:, 0] != 10) & (x[:, 0] != 0)).flatten(1).any(1)  # neither the image's red nor padding or erased
+    is_new = ((x[:, 0] != 10) & (x[:, 0] != 0)).flatten(1).any(1)  # neither the image's red nor moved in or erased
     assert is_new.float().mean() > 0.1
 
 

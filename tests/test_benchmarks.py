@@ -1,7 +1,9 @@
 """The benchmark command as its users run it, and the arithmetic of its ratios; no test judges a time."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,12 +15,13 @@ import torch
 from spikingjelly.activation_based import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import rooms
 from benchmarks.__main__ import main
 from benchmarks.cases import GROUPS, Case, Scale, growth_verdict, run_case
 from benchmarks.layers import growth_name, neuron_makers, onm_makers
 from benchmarks.networks import leave_alone, step_makers, use_spikingjelly
 from benchmarks.parity import compare, near_ties
-from benchmarks.report import busy_markdown, case_markdown, parity_markdown
+from benchmarks.tables import busy_markdown, case_markdown, parity_markdown
 from benchmarks.timing import Contender, flatness, measure, peak_memory_mib, summarise
 from models import build_model
 from neurons import SpikingNeuron, build_neuron
@@ -339,7 +342,9 @@ def test_parity_sees_a_wrong_spike_gradient_or_weight():
         assert not compare(found, right, ties, 1e-5)["ok"]
     row = {"neuron": "CLIF", "surrogate": "rectangle", "shape": [6, 5], "dtype": "float32", "ok": False}
     failed = parity_markdown({"ok": False, "backend": "triton", "rows": [row]})
-    assert failed.startswith("**PARITY FAILED**: back end `triton` differs from `torch` for CLIF rectangle")
+    assert failed.startswith(
+        "**PARITY FAILED**: back end `triton` differs from the steps under autograd for CLIF rectangle"
+    )
 
 
 def test_a_busy_machine_is_named():
@@ -355,3 +360,23 @@ def test_full_size_cases_are_what_the_claims_are_about():
     assert "One training step of spiking_resnet18, T = 6, batch 16, float32" in cpu
     assert "One training step of spiking_resnet18, T = 6, batch 128, float16" in cuda
     assert sum("16384 neurons" in title for title in cuda) == 1
+
+
+def test_a_move_is_a_call_in_another_room(tmp_path, monkeypatch):
+    one = ["import two", "def go(): here(); two.there(); two.there(); here()", "def here(): pass"]
+    two = ["import json", "def there(): json.dumps([{}], indent=1); deeper()", "def deeper(): pass"]
+    for name, lines in (("one", one), ("two", two)):
+        (tmp_path / f"{name}.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(rooms, "ROOT", tmp_path)
+    seen = rooms.trace(importlib.import_module("one").go)
+    # go, here, there, deeper, there, deeper, here: from one to two, and back
+    assert (seen.calls, seen.moves, dict(seen.entries)) == (7, 2, {"one.py": 2, "two.py": 1})
+
+
+def test_rooms_of_a_step_are_printed(capsys):
+    rooms.main(["-model", "mlp3", "-T", "2"])
+    out = capsys.readouterr().out
+    assert "models/mlp.py" in out
+    assert "utils/engine.py" in out
+    assert re.search(r"^mlp3 with CLIF: \d+ rooms, \d+ moves, \d+ calls$", out, re.MULTILINE)

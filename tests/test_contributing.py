@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
 
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "results", "build", "*.egg-info")
+LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "results", "build", "*.egg-info")
 EXAMPLES = dict(
     re.findall(r"^## (Add a [\w ]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 )

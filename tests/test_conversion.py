@@ -9,16 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from analysis import table8
-from analysis.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
-from models import build_model
+from deploy import table8
+from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
+from models import build_model, steps_known, use_statistics
+from models.batch_norm import batch_norms
 from tests.golden.fill import fill_, normal
 from tests.test_golden import build, input_and_labels
 from utils.checkpoint import load_weights, save_checkpoint
 from utils.loss import bptt_loss
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = [path for path in sorted(GOLDEN.glob("*-CLIF-*.json")) if "eval_as_lif" in json.loads(path.read_text())]
+# tests/test_golden.py runs ResNet-101 as LIF, too; once is enough
+CASES = [path for path in sorted(GOLDEN.glob("*-CLIF-*.json")) if "resnet101" not in path.stem]
 LAYERS = [f"features.{i}.act" for i in range(5)]  # of snn5_noAP
 
 
@@ -40,7 +42,7 @@ def trained_as(golden):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if "resnet" in path.stem else ()) for path in CASES],
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if "spiking" in path.stem else ()) for path in CASES],
 )
 def test_twins_match_golden(path):
     """What inference.py runs for ``-neuron LIF`` and ``-sweep``, against the published code's numbers."""
@@ -213,6 +215,42 @@ def test_table_8_takes_the_mean_over_seeds_and_says_what_calibration_gains(tmp_p
     assert list(lines[1].values()) == ["digits, snn5, T = 6: CLIF-trained", "soft", "81.0000", "1.4142", "2"]
     assert json.loads((tmp_path / "table8.json").read_text())["sweeps"] == results
     assert (tmp_path / "table8.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_8_has_a_row_for_each_kind_of_statistics(tmp_path):
+    result = sweep_of("CLIF", 1, [80, 90, 91, 92, 93, 92, 91], {"one_value": 93.0, "per_layer": 94.0})
+    result["test_per_step"] = {"acc": 97.0}
+    for trial in result["fixed"]:
+        trial["acc_per_step"] = trial["acc"] + 2
+    for of in result["calibrated"].values():
+        of["test_per_step"] = {"acc": of["test"]["acc"] + 1}
+    text = table8.write_table([result, sweep_of("LIF", 1, [95, 60, 50, 40, 30, 20, 10])], tmp_path, "table8")
+    _, _, shared, per_step, lif, *_ = text.splitlines()
+    assert shared.startswith("| digits, snn5, T = 6: CLIF-trained | 95.00 | 80.00 |")
+    assert per_step.startswith("| digits, snn5, T = 6: CLIF-trained, statistics of each step | 97.00 | 82.00 |")
+    assert per_step.endswith("| 94.00 | 95.00 |")
+    assert lif.startswith("| digits, snn5, T = 6: LIF-trained | 95.00")
+    assert "shared by all steps, as in the paper" in text
+    assert "CLIF-trained, statistics of each step: calibrated, per layer: 95.00 %, does NOT beat" in text
+    # four networks, eight lines, one picture
+    others = [sweep_of(f"N{i}", 1, [1] * 7) | {"test_per_step": {"acc": 1}} for i in range(4)]
+    for other in others:
+        for trial in other["fixed"]:
+            trial["acc_per_step"] = 1
+    table8.write_table(others, tmp_path, "table8")
+
+
+def test_the_twin_shares_both_kinds_of_statistics():
+    T, net = 3, build_model("snn5_noAP", "CLIF", in_channels=1, input_size=16)
+    for x_seq in torch.rand(3, T, 2, 1, 16, 16):
+        net(x_seq)
+    use_statistics(net.eval(), "per_step")
+    twin = lif_twin(net, -0.06)
+    assert steps_known(twin) == T
+    for own, other in zip(batch_norms(net), batch_norms(twin), strict=True):
+        assert other.statistics == "per_step"
+        for name in ("running_mean", "running_var", "running_mean_t", "running_var_t"):
+            assert getattr(other, name) is getattr(own, name)
 
 
 def test_sweeps_that_do_not_belong_in_one_row_are_refused():

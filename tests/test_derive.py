@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from neurons.ops.derive import DerivationError, derive
+from neurons.ops.derive import derive
 from neurons.ops.dynamics import Dynamics, Learned
 from neurons.ops.graph import Graph, evaluate, ordered
+from neurons.ops.trace import DerivationError
 from neurons.surrogate import SURROGATES
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from spikingjelly.datasets.dvs128_gesture import DVS128Gesture
+from torchvision.datasets import DatasetFolder
 
 from data import build_dataset
+from data.events import read_npz
 from tests.fixtures_dvs import (
     draw_events,
     folders_inside,
@@ -38,16 +41,30 @@ def test_gesture_through_its_loader(tmp_path):
     x, labels = one_epoch(task, T=4)
     assert x.shape == (4, 11, 2, 128, 128)
     assert labels.tolist() == list(range(11))
-    seen = draw_events(5, 24, 403)
+    assert task.drop_last
+    seen = draw_events(4, 24, 403)  # of folder 4, which is label 5
     expected = torch.zeros(4, 2, 128, 128)
     for n, (px, py, p) in enumerate(zip(seen["x"], seen["y"], seen["p"], strict=True)):
         expected[min(n // 100, 3), p, py, px] += 1
     assert torch.equal(x[:, 5], expected)
-    augmented = offline(tmp_path, "dvsgesture", cutupmix_auto=True)
-    assert not torch.equal(augmented.train[1, 3][0], task.train[1, 3][0])
+    star = offline(tmp_path, "dvsgesture", cutupmix_auto=True)
+    assert torch.equal(star.train[1, 3][0], task.train[2, 3][0])  # nothing is drawn
     home.rename(tmp_path / "DVS128Gesture")  # with its frames, which are used again
     assert torch.equal(one_epoch(offline(tmp_path, "dvsgesture"), T=4)[0], x)
     assert len(folders_inside(tmp_path / "DVS128Gesture")) == 2
+
+
+def test_gesture_labels_are_the_folders_sorted_as_strings(tmp_path):
+    home = write_dvs_gesture_events(tmp_path)
+    train = offline(tmp_path, "dvsgesture").train
+    theirs = DatasetFolder(str(home / "events_np" / "train"), loader=read_npz, extensions=(".npz",))
+    assert train.labels.tolist() == theirs.targets  # SpikingJelly's base class
+    assert theirs.classes == ["0", "1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]
+    for index, (file, _) in enumerate(theirs.samples):
+        expected = gesture_module.read_frames(Path(file), 4)
+        assert torch.equal(train.load(index), torch.from_numpy(expected.astype(np.float32)))
+    assert gesture_module.CLASSES[2] == "other gestures"  # number 11, folder 10
+    assert gesture_module.CLASSES[3] == "left hand wave"  # number 3, folder 2
 
 
 def test_gesture_recordings_are_cut_as_spikingjelly_cuts_them(tmp_path):

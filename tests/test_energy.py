@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import asdict, replace
-from itertools import pairwise
 from math import nan
 from pathlib import Path
 
 import pytest
 import torch
 
-from analysis.energy import LayerShape, operations
-from analysis.lemaire import COUNT_FORMULAS, FORMULAS, access_energy, layer_counts, lemaire_energy
-from analysis.profile import profile_network
-from analysis.report import STYLES, as_json, energy_markdown, operations_markdown, plot_energy, plot_firing_rates
+from accounts.account import as_json, draw_energy, energy_markdown, operations_markdown
+from accounts.memory_energy import COUNT_FORMULAS, FORMULAS, access_energy, layer_counts, memory_energy
+from accounts.operations import LayerShape, operations
+from accounts.profile import profile_network
+from figures.style import HATCHES, NEURON_STYLES
 from models import build_model
 
 PAPER = json.loads((Path(__file__).parent / "golden" / "paper_energy.json").read_text())
@@ -63,7 +63,7 @@ def chain(task):
 
 def published(task, kind):
     T, rates = (1, None) if kind == "relu" else (PAPER[task]["T"], PAPER[task]["firing_rate"][kind])
-    return lemaire_energy(chain(task), rates, T, kind)
+    return memory_energy(chain(task), rates, T, kind)
 
 
 @pytest.mark.parametrize("kind", ["relu", "LIF", "CLIF"])
@@ -159,7 +159,7 @@ def test_time_multiplies_all_but_a_static_first_layer():
 )
 def test_bad_arguments_are_named(rates, T, kind, message):
     with pytest.raises(ValueError, match=message):
-        lemaire_energy([CONV, LINEAR], rates, T, kind)
+        memory_energy([CONV, LINEAR], rates, T, kind)
 
 
 def test_bad_shapes_and_rates_are_named():
@@ -179,7 +179,7 @@ def test_networks_have_the_layers_of_table_7(task):
     net = build_model(name, "relu", num_classes=num_classes, in_channels=C, input_size=size)
     seen = profile_network(net, [(torch.rand(1, 1, C, size, size), torch.zeros(1))])
     assert [replace(s.shape, bias=True) for s in seen.synapses if "shortcut" not in s.name] == chain(task)
-    assert seen.lemaire("relu") == published(task, "relu")
+    assert seen.memory_energy("relu") == published(task, "relu")
     layers, rates, rest = table_6_inputs(task, "relu")
     assert seen.operations("relu").macs == operations(layers, rates, 1, "relu", **rest).macs
 
@@ -197,16 +197,14 @@ def test_reports_hold_numbers_and_formulas(tmp_path):
     assert json.loads(json.dumps(both))["energy"]["LIF"]["total_mJ"] == energy["LIF"].energy["total_mJ"]
     assert both["operations"]["LIF"]["macs"] == ops["LIF"].macs
 
-    plot_energy(energy, tmp_path / "energy.png")
-    plot_firing_rates(PAPER["cifar10"]["firing_rate"], tmp_path / "rates.png")
-    for picture in ("energy.png", "rates.png"):
-        assert (tmp_path / picture).read_bytes()[:4] == b"\x89PNG"
-    with pytest.raises(ValueError, match="tells 4 networks apart"):
-        plot_firing_rates({str(i): [0.1] for i in range(5)}, tmp_path / "many.png")
+    draw_energy(energy, tmp_path / "energy")
+    assert (tmp_path / "energy.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "energy.pdf").read_bytes()[:4] == b"%PDF"
 
 
-def test_styles_stay_apart_in_grey():
-    greys = sorted(
-        sum(w * int(c[i : i + 2], 16) / 255 for w, i in ((0.299, 1), (0.587, 3), (0.114, 5))) for c, _, _ in STYLES
-    )
-    assert min(b - a for a, b in pairwise(greys)) > 0.1
+def test_neurons_are_told_apart_without_colour():
+    """By line, by marker and, as bars, by hatch."""
+    for looks in ([style[key] for style in NEURON_STYLES.values()] for key in ("linestyle", "marker")):
+        assert len(set(looks)) == len(NEURON_STYLES)
+    assert HATCHES.keys() == NEURON_STYLES.keys()
+    assert len(set(HATCHES.values())) == len(HATCHES)

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import DataError
-from data.frames import build_aside, cached_frames, neuromorphic_augmentation, resize
+from data.event_augment import dvs_cifar10_pt_train, dvs_cifar10_train, roll_rotate_or_shear
+from data.frames import build_aside, cached_frames, resize, resize_nearest
 from data.task import keyed_rng
 from tests.fixtures_dvs import refused
 
@@ -36,24 +38,48 @@ def test_resize_keeps_the_mean_count():
     torch.testing.assert_close(resize(frames, 48).mean((2, 3)), frames.mean((2, 3)), rtol=2e-2, atol=0)
 
 
-def test_augmentation_moves_all_frames_of_a_sample_alike():
+def test_nearest_resize_takes_the_pixels_that_pillow_takes():
+    frames = torch.arange(128.0 * 128).reshape(1, 1, 128, 128).repeat(2, 2, 1, 1)
+    pillow = np.array(Image.fromarray(frames[0, 0].numpy()).resize((48, 48), Image.Resampling.NEAREST))
+    places = (np.arange(48) + 0.5) * 128 / 48
+    within = abs(places - places.round()) > 0.1  # a centre between two pixels may take either
+    assert within.sum() == 32
+    out = resize_nearest(frames, 48)
+    assert (out == out[:1, :1]).all()
+    assert (out[0, 0].numpy() == pillow)[np.ix_(within, within)].all()
+
+
+@pytest.mark.parametrize(
+    ("make", "flips"), [(dvs_cifar10_train, True), (dvs_cifar10_pt_train, True), (roll_rotate_or_shear, False)]
+)
+def test_augmentation_moves_all_frames_of_a_sample_alike(make, flips):
     frames = torch.zeros(1, 2, 48, 48)
     frames[0, :, 20:24, 38:42] = 1.0  # x = 39.5: right of the middle, so that a mirror image is left of it
     frames = frames.repeat(6, 1, 1, 1)
-    for flip in (True, False):
-        augment, seen, mirrored = neuromorphic_augmentation(flip=flip), [], 0
-        for index in range(200):
-            with keyed_rng(0, 1, index):
-                out = augment(frames)
-            with keyed_rng(0, 1, index):
-                assert torch.equal(augment(frames), out)
-            assert out.shape == frames.shape
-            assert (out == out[:1]).all()
-            centre = (out[0, 0].sum(0) * torch.arange(48)).sum() / out[0, 0].sum()
-            mirrored += int(centre < 23.5)
-            seen.append(out)
-        assert 70 < mirrored < 130 if flip else mirrored == 0
-        assert len({out.numpy().tobytes() for out in seen}) > 100
+    augment, seen, mirrored = make(), [], 0
+    for index in range(200):
+        with keyed_rng(0, 1, index):
+            out = augment(frames)
+        with keyed_rng(0, 1, index):
+            assert torch.equal(augment(frames), out)
+        assert out.shape == frames.shape
+        assert (out == out[:1]).all()
+        centre = (out[0, 0].sum(0) * torch.arange(48)).sum() / out[0, 0].sum()
+        mirrored += int(centre < 23.5)
+        seen.append(out)
+    assert 70 < mirrored < 130 if flips else mirrored == 0
+    assert len({out.numpy().tobytes() for out in seen}) > (50 if make is dvs_cifar10_train else 100)
+
+
+def test_a_third_of_the_pt_samples_is_neither_rotated_nor_sheared():
+    frames = torch.zeros(1, 1, 48, 48)
+    frames[..., 10:38, 16:32] = 1.0  # as a rectangle it stays upright under flip and roll alone
+    upright = 0
+    for index in range(600):
+        with keyed_rng(0, 2, index):
+            out = dvs_cifar10_pt_train()(frames)[0, 0]
+        upright += int(out.sum() == 28 * 16 and (out.any(1).sum(), out.any(0).sum()) == (28, 16))
+    assert 160 < upright < 250  # 200, and the smallest rotations and shears, which move no pixel
 
 
 def read_number(file: Path, T: int = 2) -> np.ndarray:

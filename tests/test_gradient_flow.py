@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from analysis import gradient_flow as flow
+from figures.gradient_by_lag import gradient_flow, split_layer
 from models import build_model
 from neurons import build_neuron
 from tests.helpers import run_training
@@ -21,7 +21,7 @@ def split(neuron, model="mlp3", surrogate="rectangle", v_reset=None, seed=0):
     torch.manual_seed(seed)
     net = build_model(model, neuron, in_channels=1, surrogate=surrogate, v_reset=v_reset).double().train()
     x_seq = torch.randn(T, 3, 1, 32, 32, dtype=torch.float64)
-    return net, flow.gradient_flow(net, x_seq, torch.tensor([1, 2, 3]), partial(bptt_loss, loss_lambda=0.05))
+    return net, gradient_flow(net, x_seq, torch.tensor([1, 2, 3]), partial(bptt_loss, loss_lambda=0.05))
 
 
 @pytest.mark.parametrize("model", ["mlp3", "snn5_noAP"])
@@ -46,9 +46,9 @@ def test_a_wrong_split_is_noticed():
     c = torch.randn(T, 2, 3, dtype=torch.float64, requires_grad=True)
     g_s = torch.randn(T, 2, 3, dtype=torch.float64)
     (g_c,) = torch.autograd.grad(neuron(c), c, g_s)
-    flow.split_layer("one", neuron, c.detach(), g_s, g_c)
+    split_layer("one", neuron, c.detach(), g_s, g_c)
     with pytest.raises(ArithmeticError, match="one: the parts by lag miss autograd's gradient by"):
-        flow.split_layer("one", neuron, c.detach(), g_s, g_c * (1 + 1e-8))
+        split_layer("one", neuron, c.detach(), g_s, g_c * (1 + 1e-8))
 
 
 def layer_of(name, c, g_s):
@@ -56,7 +56,7 @@ def layer_of(name, c, g_s):
     c = torch.tensor(c, dtype=torch.float64)[:, None, None].requires_grad_()  # [T] → [T, 1, 1]
     g_s = torch.tensor(g_s, dtype=torch.float64)[:, None, None]
     (g_c,) = torch.autograd.grad(neuron(c), c, g_s)
-    return flow.split_layer("one", neuron, c.detach(), g_s, g_c)
+    return split_layer("one", neuron, c.detach(), g_s, g_c)
 
 
 def test_lif_by_hand():
@@ -105,10 +105,10 @@ def test_clif_reaches_further_than_lif():
 
 
 def command(monkeypatch, capsys, *words):
-    monkeypatch.setattr(sys, "argv", ["analysis.gradient_flow", *map(str, words)])
+    monkeypatch.setattr(sys, "argv", ["figures.gradient_flow", *map(str, words)])
     code = 0
     try:
-        runpy.run_module("analysis.gradient_flow", run_name="__main__")
+        runpy.run_module("figures.gradient_flow", run_name="__main__")
     except SystemExit as end:
         code = end.code
     said = capsys.readouterr()

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data import DATASETS
+from data.made_up_images import write_cifar10
 from models import BATCH_NORMS, MODELS, STATISTICS
 from neurons import BACKENDS, NEURONS, SURROGATES
-from reproduction.tiny_images import write_cifar10
 from tests.helpers import ENVIRONMENT, assert_refused, run_folder, run_training
 from tests.test_hostile_events import with_entry
 from utils.checkpoint import CheckpointError, read_checkpoint

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from reproduction.tiny_events import aedat2, write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
-from reproduction.tiny_images import write_cifar10, write_cifar100, write_tiny_imagenet
+from data.made_up_events import aedat2, write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
+from data.made_up_images import write_cifar10, write_cifar100, write_tiny_imagenet
 from tests.helpers import assert_refused, run_training
 from tests.test_hostile import QUICK, saved
 from tests.test_hostile_events import with_entry

@@ -80,7 +80,7 @@ def test_sweep_is_the_single_evaluations_side_by_side(run, infer):
     code, out, err = infer("-resume", checkpoint, "-sweep")
     assert code == 0, err
     assert sorted(path.name for path in (run / "inference").iterdir()) == [
-        *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.png")
+        *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.pdf", "sweep.png")
     ]
     sweep = result(run, "sweep.json")
     fixed = {trial["v_reset"]: trial for trial in sweep["fixed"]}
@@ -124,12 +124,12 @@ def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, inf
 
 def test_the_slice_is_of_what_was_trained_on(run):
     namespace = runpy.run_path(str(SCRIPT))
-    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[]).parse_args(
+    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[], statistics=[]).parse_args(
         ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
     )
     task = build_dataset("digits", T=2)
     trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
-    drawn = namespace["training_slice"](task, parser_args)
+    drawn = namespace["training_slice"](task, parser_args, 100, "calibrate_samples")
     assert 90 <= len(drawn) <= 110
     assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
     assert drawn.labels.bincount().min() >= 5
@@ -257,6 +257,116 @@ def test_another_t_is_run_and_said(run, infer):
     assert "note: trained with -T 2, run with -T 3" in out
 
 
+def test_both_kinds_of_statistics_are_reported_and_one_is_chosen(run, infer):
+    checkpoint = run / "checkpoint_latest.pth"
+    code, out, err = infer("-resume", checkpoint, "-sweep", "-v_resets", 0, -0.06)
+    assert code == 0, err
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = result(run, "sweep.json")
+    assert found["bn_eval"] == "shared"
+    assert found["test_per_step"]["acc"] == row["test_acc_per_step"]
+    assert found["test_per_step"]["loss"] == pytest.approx(row["test_loss_per_step"], rel=1e-6)
+    assert found["test_per_step"] != found["test"]
+    assert f"statistics of each step: test accuracy {row['test_acc_per_step']:.2f}%" in out
+    assert "CLIF-trained, statistics of each step | " in out
+    code, out, err = infer("-resume", checkpoint, "-neuron", "LIF", "-v_reset", -0.06, "-bn_eval", "per_step")
+    assert code == 0, err
+    assert "float32, batch norm's statistics of each step" in out
+    alone = result(run, "evaluation.json")
+    trial = found["fixed"][1]
+    assert alone["bn_eval"] == "per_step"
+    assert alone["test"] == {"acc": trial["acc"], "loss": trial["loss"]}
+    assert alone["test_per_step"] == {"acc": trial["acc_per_step"], "loss": trial["loss_per_step"]}
+
+
+def test_calibration_and_what_is_saved_use_the_chosen_statistics(run, infer):
+    checkpoint, words = (
+        run / "checkpoint_latest.pth",
+        "-calibrate -calibrate_samples 40 -calibrate_passes 1 -v_resets 0",
+    )
+    found = {}
+    for kind in ("shared", "per_step"):
+        lif = run / f"{kind}.pth"
+        code, _, err = infer("-resume", checkpoint, *words.split(), "-bn_eval", kind, "-save_lif", lif)
+        assert code == 0, err
+        found[kind] = result(run, "sweep.json")
+        state = torch.load(lif, weights_only=True)
+        assert state["bn_eval"] == kind
+        assert state["net"]["features.0.fwd.1.running_mean_t"].shape == (2, 16)
+        code, _, err = infer("-resume", lif)
+        assert code == 0, err
+        again = result(run, "evaluation.json")
+        assert again["bn_eval"] == kind
+        for column in ("test", "test_per_step"):
+            assert again[column] == found[kind]["calibrated"]["per_layer"][column]
+    assert found["shared"]["fixed"] == found["per_step"]["fixed"]
+    losses = [found[kind]["calibrated"]["one_value"]["slice"]["loss"] for kind in found]
+    assert losses[0] != losses[1]
+
+
+def published(run, name):
+    """The run's weights as the published code would have left them: without statistics of each step."""
+    state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
+    weights = {key: value for key, value in state["net"].items() if not key.endswith("_t")}
+    (run / name).mkdir()
+    torch.save({"net": weights, "epoch": 1, "max_test_acc": 0.5}, run / name / "authors.pth")
+    torch.save(weights, run / name / "bare.pth")
+    return run / name
+
+
+@pytest.mark.parametrize("file", ["authors.pth", "bare.pth"])
+def test_statistics_of_published_weights_are_taken_again(run, infer, file):
+    folder = published(run, "published")
+    words = "-dataset digits -model snn5_noAP -neuron CLIF -T 2 -b 16 -train_fraction 0.2 -bn_eval per_step"
+    new = folder / "new" / "new.pth"
+    refused(infer, folder / file, words, "-bn_eval per_step: this network has no running statistics of each step",
+            "-recalibrate_bn")  # fmt: skip
+    code, out, err = infer("-resume", folder / file, *words.split(), "-recalibrate_bn", "-save_bn", new)
+    assert code == 0, err
+    found = result(folder, "evaluation.json")
+    assert found["recalibrated_bn"]["samples"] == pytest.approx(288, abs=5)  # all that was trained on
+    assert found["recalibrated_bn"]["before"].keys() == {"test"}
+    assert {"test", "test_per_step"} <= found.keys()
+    assert found["test"] != found["recalibrated_bn"]["before"]["test"]
+    assert out.index("before its statistics are taken again") < out.index("taken again over") < out.index("results: ")
+
+    state, old = torch.load(new, weights_only=True), torch.load(run / "checkpoint_latest.pth", weights_only=True)
+    assert state["recalibrated_bn"] == found["recalibrated_bn"]["samples"]
+    assert state.get("max_test_acc") == (0.5 if file == "authors.pth" else None)
+    for name, value in old["net"].items():
+        assert ("running" in name or "num_batches" in name) or torch.equal(value, state["net"][name])
+    code, _, err = infer("-resume", new, "-b", 16)  # it needs neither config.json nor options
+    assert code == 0, err
+    again = result(new.parent, "evaluation.json")
+    assert (again["test"], again["test_per_step"]) == (found["test"], found["test_per_step"])
+    # its own file it may write again, another it may not
+    code, _, err = infer("-resume", new, "-b", 16, "-recalibrate_bn", 100, "-save_bn", new)
+    assert code == 0, err
+    assert 90 <= torch.load(new, weights_only=True)["recalibrated_bn"] <= 110
+    for other in (folder / file, run / "config.json"):
+        refused(infer, new, f"-recalibrate_bn -save_bn {other}", "is there, and -save_bn has not made it")
+
+
+def test_the_statistics_of_the_network_that_is_run_are_taken(run, infer):
+    code, _, err = infer(
+        *("-resume", run / "checkpoint_latest.pth", "-recalibrate_bn", 60, "-neuron", "LIF", "-v_reset", 0),
+        *("-save_lif", run / "lif.pth"),
+    )
+    assert code == 0, err
+    found = result(run, "evaluation.json")
+    assert found["recalibrated_bn"]["before"]["test_per_step"] != found["test_per_step"]
+    code, _, err = infer("-resume", run / "lif.pth")
+    assert code == 0, err
+    assert result(run, "evaluation.json")["test_per_step"] == found["test_per_step"]
+
+
+def test_a_sequence_longer_than_the_statistics_is_said(run, infer):
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-T", 3, "-throughput", "-bn_eval", "per_step")
+    assert code == 0, err
+    assert "note: batch norm has statistics of 2 steps, and T is 3: with statistics of each step, the last" in out
+    assert result(run, "throughput.json")["bn_eval"] == "per_step"
+
+
 def refused(infer, checkpoint, options, *says):
     """Exit code 2, one line that holds ``says``, and nothing written."""
     before = all_files(checkpoint.parent)
@@ -287,6 +397,13 @@ def refused(infer, checkpoint, options, *says):
         ("CLIF", "-throughput -b 360", "-b 360 is more than the 359 test samples"),
         ("CLIF", "-export n.nir", "layer features.0.act: NIR has no CLIF neuron"),
         ("CLIF", "-neuron LIF -export n.nir", "layer features.0.act: NIR has no soft reset"),
+        ("CLIF", "-neuron LIF -v_reset 0 -export n.nir -bn_eval per_step", "-export: NIR has one set of weights"),
+        ("CLIF", "-bn_eval perstep", "unknown statistics 'perstep'; did you mean per_step?"),
+        ("CLIF", "-bn merged -bn_eval per_step", "batch norm merged over T has no statistics of each step"),
+        ("CLIF", "-recalibrate_bn 0", "argument -recalibrate_bn: must be ≥ 1"),
+        ("CLIF", "-recalibrate_bn 1", "-recalibrate_bn 1 is less than one sample of each class"),
+        ("CLIF", "-save_bn n.pth", "-save_bn writes the statistics of -recalibrate_bn: add that"),
+        ("CLIF", "-neuron LIF -recalibrate_bn -save_bn n.pth", "-save_lif writes the LIF network, and its statistics"),
         ("CLIF", f"-out_dir {__file__}/here", "test_inference.py/here"),
         ("CLIF", "-calibrate -calibrate_samples 1", "-calibrate_samples 1 is less than one sample of each class"),
         ("PLIF", "-neuron CLIF", "was trained with PLIF"),
@@ -325,7 +442,7 @@ def test_broken_checkpoints_and_settings_are_one_line(run, infer):
 
 
 def test_a_failure_leaves_nothing_behind(run, infer, monkeypatch):
-    monkeypatch.setattr("analysis.table8.plot", lambda rows, path: 1 / 0)
+    monkeypatch.setattr("deploy.table8.draw", lambda rows, path: 1 / 0)
     before = all_files(run)
     with pytest.raises(ZeroDivisionError):
         infer("-resume", run / "checkpoint_latest.pth", "-sweep", "-v_resets", 0)

@@ -39,6 +39,10 @@ def test_shapes(name, neuron, T, C, size):
     assert all(weight.grad.shape == weight.shape for weight in net.parameters())
 
 
+def test_resnet_starts_without_a_bias_in_its_last_layer():
+    assert not build("spiking_resnet18").linear.bias.any()
+
+
 @pytest.mark.parametrize("neuron", NEURONS)
 @pytest.mark.parametrize("name", ["snn5", "snn5_noAP"])
 @pytest.mark.parametrize("T", [1, 2])
@@ -160,6 +164,19 @@ def test_one_dropout_mask_per_sequence(step_mode):
         assert (mask == mask[0]).all()  # the same at each step
         assert 0 < (mask == 0).double().mean() < 1
     assert not torch.equal(*steps)  # and another one for the next sequence
+
+
+@pytest.mark.parametrize(("name", "size"), [("snn5", 32), ("snn5_noAP", 32), ("vggsnn", 48), ("mlp3", 8)])
+def test_chains_drop_once_between_flatten_and_the_last_layer(name, size):
+    net = build(name, drop_rate=0.5, input_size=size)
+    order = []
+    for module in net.modules():
+        module.register_forward_hook(lambda module, *_: order.append(type(module).__name__))
+    net(sequence(size=size))
+    at = order.index("Dropout")
+    assert order.count("Dropout") == 1
+    assert order[at - 1 : at + 2] == ["Flatten", "Dropout", "Linear"]
+    assert list(net.state_dict()) == list(build(name, input_size=size).state_dict())
 
 
 def test_dropout_is_off_in_evaluation():

@@ -7,10 +7,10 @@ from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based.nir_exchange import import_from_nir
 from torch import nn
 
-from analysis.conversion import lif_twin, neuron_layers
-from analysis.nir_export import export_and_read_back, run_in_spikingjelly, to_nir, write_nir
-from analysis.nir_nodes import NotInNIRError
-from models import build_model
+from deploy.conversion import lif_twin, neuron_layers
+from deploy.nir_export import export_and_read_back, run_in_spikingjelly, to_nir, write_nir
+from deploy.nir_nodes import NotInNIRError
+from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG
 from neurons import build_neuron
@@ -142,6 +142,16 @@ def test_layers_that_nir_lacks_are_named():
 
 
 @torch.no_grad()
+def test_statistics_of_each_step_are_refused():
+    net = lif_twin(build_model("snn5_noAP", "CLIF"), 0.0)
+    net(torch.rand(2, 2, 3, 32, 32))
+    use_statistics(net, "per_step")
+    with pytest.raises(NotInNIRError, match=r"layer features\.0\.fwd\.1: NIR has one set of weights for all steps"):
+        to_nir(net, (3, 32, 32))
+    use_statistics(net, "shared")
+    assert to_nir(net, (3, 32, 32)).nodes
+
+
 def test_report_names_the_framework_and_the_agreement(tmp_path):
     net = lif_twin(firing(build_model("snn5_noAP", "CLIF")), -0.06)
     said = export_and_read_back(net, (3, 32, 32), tmp_path / "new" / "net.nir", normal("x", (4, 3, 3, 32, 32)))

@@ -6,9 +6,9 @@ from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, MACCounter, SynOpCounter
 from torch import nn
 
-from analysis.energy import LayerShape
-from analysis.lemaire import lemaire_energy
-from analysis.profile import profile_network, thop_counts
+from accounts.memory_energy import memory_energy
+from accounts.operations import LayerShape
+from accounts.profile import profile_network, thop_counts
 from models import build_model
 
 
@@ -70,7 +70,7 @@ def test_profile_counts_what_passed(small):
     assert ops.macs == 4 * 64 * 18 + 5 * 49 + 2 * 4 * 64
     assert ops.acs == pytest.approx(3 * 64 * 5 * rate1 + 3 * 64 * rate2 + 7 * 64)
     shapes = [s.shape for s in seen.synapses]
-    assert seen.lemaire("CLIF") == lemaire_energy(shapes, list(seen.firing_rates().values()), 3, "CLIF")
+    assert seen.memory_energy("CLIF") == memory_energy(shapes, list(seen.firing_rates().values()), 3, "CLIF")
 
 
 def test_spikingjelly_counts_the_same_where_no_border_is_met(small):
@@ -132,7 +132,7 @@ def test_a_spiking_network_is_the_same_layer_by_layer_and_step_by_step(kind):
     assert layerwise.firing_rates() == pytest.approx(stepwise.firing_rates())
     assert min(layerwise.firing_rates().values()) > 0
     assert layerwise.operations(kind, T=1).macs == stepwise.operations(kind, T=1).macs
-    assert layerwise.lemaire(kind).energy == pytest.approx(stepwise.lemaire(kind).energy)
+    assert layerwise.memory_energy(kind).energy == pytest.approx(stepwise.memory_energy(kind).energy)
 
 
 @pytest.mark.parametrize(

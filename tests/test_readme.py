@@ -32,7 +32,9 @@ def parser_of(script):
             statistics=STATISTICS,
             backends=BACKENDS,
         )
-    return inference_parser(datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS)
+    return inference_parser(
+        datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS, statistics=STATISTICS
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

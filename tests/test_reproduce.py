@@ -1,20 +1,25 @@
 """``reproduce.py``: what is run, skipped, resumed, given up; what is reported of whole, torn and missing runs."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import signal
 import threading
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import reproduce
-from reproduction.course import read_rows
+from reproduction.evaluation import DONE
+from reproduction.evidence import key_of_line, read_lines
 from reproduction.recipe import load_recipes
-from reproduction.results import DONE, Results
+from reproduction.results import Results
 from reproduction.runner import StoppedError
+from reproduction.training_run import read_rows
 from utils.cli import UsageError
 
 TRAIN = "python train_BPTT.py -dataset digits -model mlp3 -T 2 -b 15 -train_fraction 0.02"
@@ -23,7 +28,6 @@ title: A small table
 about: Of something.
 seeds: [1]
 value: last
-expected: not measured
 figure: {{kind: lines, x: T, line: neuron}}
 quoted: {{others: 90.5}}
 runs:
@@ -68,7 +72,7 @@ def main(*words):
 
 def results_in(folder, runs_dir="logs/reproduce"):
     runs = {run.full_id: run for recipe in load_recipes(folder / "recipes").values() for run in recipe.runs}
-    return Results(folder / runs_dir, runs, evidence=folder / "evidence"), runs
+    return Results(folder / runs_dir, runs, folder / "evidence"), runs
 
 
 def test_dry_run_prints_what_would_be_run(small, capsys):
@@ -88,15 +92,15 @@ def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
     assert main("run", "small") == 1
     said = capfd.readouterr()
     results, runs = results_in(small)
-    assert results.is_finished(runs["small/lif"], 1, own=True)
-    assert results.is_finished(runs["small/lif-profile"], 1, own=True)
+    assert results.is_finished(runs["small/lif"], 1)
+    assert results.is_finished(runs["small/lif-profile"], 1)
     assert "small/later: not covered: nobody has written it" in said.out
     assert "[2/4] small/lif seed 1" in said.out
     assert "2 of 4 runs finished" in said.out
     assert "failed: small/fails seed 1: exit code 2: train_BPTT.py: error: digits_seq shows" in said.err
     assert "failed: small/fails-profile seed 1: not run, because its training run small/fails failed" in said.err
 
-    folder = results.course(runs["small/lif"], 1).folder
+    folder = results.trained(runs["small/lif"], 1).where
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert main("run", "small", "--only", "lif", "lif-profile") == 0
     assert capfd.readouterr().out.count("finished already") == 2
@@ -104,10 +108,15 @@ def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
 
     assert main("report", "small", "--out", "report") == 0
     lines = capfd.readouterr().out.splitlines()
-    course = results.course(runs["small/lif"], 1)
-    assert any(line.startswith(f"| LIF, T = 2 | accuracy | 20.50 | {course.best:.2f} | {course.last:.2f} | "
-               f"{course.last - 20.5:+.2f} | 1 |") and line.endswith("| done |") for line in lines)  # fmt: skip
-    account = json.loads((results.made(runs["small/lif-profile"], 1) / "account.json").read_text())
+    trained = results.trained(runs["small/lif"], 1)
+    best, last = trained.best_row["test_acc"], trained.last_row["test_acc"]
+    of_each_step = [trained.last_row.get("test_acc_per_step")] * 2
+    best_step, last_step = ["–", "–"] if None in of_each_step else [f"{each:.2f}" for each in of_each_step]
+    training = trained.last_row["train_acc"]
+    cells = [f"{best:.2f}", best_step, f"{last:.2f}", last_step, f"{training:.2f}", f"{last - 20.5:+.2f}"]
+    start = f"| LIF, T = 2 | 20.5 | {' | '.join(cells)} | 1 |"
+    assert any(line.startswith(start) and line.endswith("| done |") for line in lines)
+    account = json.loads((results.evaluated(runs["small/lif-profile"], 1) / "account.json").read_text())
     (rate, *_) = (
         row for row in csv.DictReader((small / "report/small.csv").open()) if row["quantity"] == "firing rate"
     )
@@ -146,7 +155,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     assert caught.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert "go on with" in capfd.readouterr().out  # the training script's own words: it saved
-    stopped = results.course(run, 1)
+    stopped = results.trained(run, 1)
     assert 2 <= len(stopped.rows) < 60
     assert not stopped.is_finished
     assert main("report", "small") == 0
@@ -154,7 +163,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
 
     kept = (folder / "metrics.jsonl").read_text()
     assert main("run", "small", "--only", "lif") == 0
-    assert results.course(run, 1).is_finished
+    assert results.trained(run, 1).is_finished
     assert (folder / "metrics.jsonl").read_text().startswith(kept)  # not begun anew
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, "report"}
 
@@ -202,9 +211,7 @@ def test_report_of_several_seeds(table, capsys):
     assert (row["difference"], row["seeds"], row["hours"], row["device"]) == ("1.5", "1 2 3", "1.0", "abacus")
     assert row["status"] == ""
     text = capsys.readouterr().out
-    assert (
-        "| LIF, T = 2 | accuracy | 20.50 | 30.00 ± 0.00 | 22.00 ± 2.00 | +1.50 | 1, 2, 3 | 1 | abacus | done |" in text
-    )
+    assert "| LIF, T = 2 | 20.5 | 30.00 ± 0.00 | – | 22.00 ± 2.00 | – | 10.00 ± 0.00 | +1.50 | 1, 2, 3 | 1 |" in text
     main("report", "small", "--seeds", "1", "2", "3", "4")
     assert reported()["status"] == "3 of 4 seeds"
     main("report", "small")
@@ -252,7 +259,7 @@ def test_a_folder_of_another_run_is_not_taken(table):
         f"seed 1: {folder.relative_to(results.runs_dir.parents[1])} is another run (-lr 0.5, not 0.1)" in row["status"]
     )
     assert "(config.json is missing or torn)" in row["status"]
-    assert not results.is_finished(run, 1, own=True)
+    assert not results.is_finished(run, 1)
 
 
 def test_a_second_folder_of_a_run_counts(table):
@@ -260,42 +267,130 @@ def test_a_second_folder_of_a_run_counts(table):
     folder = write_run(results, run, 1, accuracies=(10.0,))
     whole = write_run(results, run, 2)
     whole.rename(folder.with_name(f"{folder.name}-2"))
-    assert results.course(run, 1).folder.name == f"{folder.name}-2"
+    assert results.trained(run, 1).where.name == f"{folder.name}-2"
     assert results.is_finished(run, 1)
 
 
-def test_committed_evidence_counts_where_nothing_was_run(table, small, monkeypatch):
-    results, run = table
-    write_run(results, run, 1, where=small / "evidence" / "small")
+@pytest.fixture
+def evidence(small, monkeypatch):
+    """A folder of evidence that the commands write to and read."""
     monkeypatch.setattr("reproduce.Results", lambda runs_dir, runs: Results(runs_dir, runs, small / "evidence"))
+    return small / "evidence"
+
+
+def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
+    results, run = table
+    folder = write_run(results, run, 2)
+    write_run(results, run, 1, accuracies=(10.0,))
+    assert main("keep", "small") == 0
+    assert f"1 of 12 runs kept in {evidence}, 1 pictures" in capsys.readouterr().out
+    assert {path.name for path in evidence.rglob("*")} == {"small.jsonl", "figures", "small.png"}
+    (line,) = read_lines(evidence / "small.jsonl")
+    assert key_of_line(line) == results.key(run, 2)
+    assert (line["run"], line["seed"], line["hours"], line["made_with"]) == ("small/lif", 2, 1.0, {"device": "abacus"})
+    assert line["command"] == f"{run.command.text} -seed 2"
+    assert line["settings"]["neuron"] == "LIF"
+    assert line["date"].startswith("20")
+    rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert line["epochs"] == {name: [row[name] for row in rows] for name in rows[0]}
+
+    (folder.with_name(results.name(run, 1)) / "metrics.jsonl").unlink()
+    for path in folder.parent.iterdir():
+        path.rename(path.with_name(path.name + "-moved-away"))  # by name alone nobody would find them
+    write_run(results, run, 1)
+    write_run(results, run, 2, accuracies=(10.0, 30.0, 25.0))
+    assert main("keep", "small") == 0
+    lines = read_lines(evidence / "small.jsonl")
+    assert [line["seed"] for line in lines] == [1, 2]
+    assert lines[1]["epochs"]["test_acc"][-1] in (20.0, 25.0)  # one of the two folders with these settings
+
+
+def test_the_evidence_is_reported_where_nothing_was_run(table, evidence, capsys):
+    results, run = table
+    folder = write_run(results, run, 1)
+    main("keep", "small")
+    folder.rename(folder.with_name("moved")).rename(evidence / "moved")
     main("report", "small", "--seeds", "1")
     assert reported()["last"] == "20.0"
-    assert results.is_finished(run, 1)
-    assert not results.is_finished(run, 1, own=True)  # there is no checkpoint to go on from
-    write_run(results, run, 1, accuracies=(10.0, 30.0, 25.0))
+    assert Path(reported()["where"]) == evidence / "small.jsonl"
+    results, _ = results_in(evidence.parent)
+    assert not results.is_finished(run, 1)  # there is no checkpoint: run would train it
+    capsys.readouterr()
+    main("list")
+    assert "0 of  12 runs finished,   1 in evidence" in capsys.readouterr().out
+    main("show", "small")
+    assert "takes:   1 hours for one seed on abacus" in capsys.readouterr().out
+    write_run(results, run, 1, accuracies=(10.0, 30.0, 25.0))  # what was run here goes first
     main("report", "small", "--seeds", "1")
     assert reported()["last"] == "25.0"
 
 
-def test_keep_copies_what_is_small_of_finished_runs(table, small, monkeypatch, capsys):
+def test_both_evaluations_are_kept_and_reported(table, evidence, capsys):
     results, run = table
     folder = write_run(results, run, 1)
-    (folder / "checkpoint_latest.pth").write_bytes(b"large")
-    write_run(results, run, 2, accuracies=(10.0,))
-    monkeypatch.setattr("reproduce.Results", lambda runs_dir, runs: Results(runs_dir, runs, small / "evidence"))
-    assert main("keep", "small") == 0
-    assert f"1 of 12 runs kept in {small / 'evidence'}" in capsys.readouterr().out
-    kept = small / "evidence" / "small" / folder.name
-    assert {path.name for path in kept.iterdir()} == {"config.json", "metrics.jsonl"}
-    assert results.course(run, 1).last == 20.0
+    rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    per_step = [{**row, "test_acc_per_step": 90.0 + row["epoch"]} for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in per_step))
+    main("keep", "small")
+    capsys.readouterr()
+    folder.rename(evidence / "moved")
+    main("report", "small", "--seeds", "1")
+    assert "| LIF, T = 2 | 20.5 | 30.00 | 91.00 | 20.00 | 92.00 | 10.00 | -0.50 | 1 |" in capsys.readouterr().out
+    assert (reported()["best_per_step"], reported()["last_per_step"]) == ("91.0", "92.0")
+
+
+def test_a_folder_is_known_by_its_settings(table):
+    """Whatever it is called, and whichever options there have come to be since."""
+    results, run = table
+    folder = write_run(results, run, 1)
+    config = json.loads((folder / "config.json").read_text())
+    del config["alpha"], config["backend"]  # an older run knows fewer options
+    (folder / "config.json").write_text(json.dumps({**config, "gone": 3}))
+    moved = folder.rename(folder.with_name("digits_mlp3_LIF_T2_0a1b2c3d_seed1"))
+    assert results.trained(run, 1).where == moved
+    assert results.is_finished(run, 1)
+    (line,) = [line for line in dry_run("--only", "lif-profile", "--seeds", "1") if "inference.py" in line]
+    assert f"-resume logs/reproduce/{moved.name}/checkpoint_latest.pth" in line
+    (folder.with_name(moved.name) / "config.json").write_text(json.dumps({**config, "alpha": 0.5}))
+    assert results.trained(run, 1) is None
+
+
+def dry_run(*words):
+    """The commands that would be run."""
+    with redirect_stdout(io.StringIO()) as said:
+        main("run", "small", "--dry-run", *words)
+    return said.getvalue().splitlines()
+
+
+def test_an_evaluation_of_older_code_is_known_by_its_command(table):
+    results, run = table
+    trained = write_run(results, run, 1)
+    folder = results.runs_dir / "inference_of_old"
+    folder.mkdir()
+    command = f"python inference.py -resume {trained}/checkpoint_latest.pth -profile -data_dir d -out_dir {folder}"
+    (folder / DONE).write_text(json.dumps({"command": command, "seconds": 1, "device": "abacus"}))
+    profile = results.runs["small/lif-profile"]
+    assert results.evaluated(profile, 1) == folder
+    assert results.evaluated(profile, 2) is None
+    (folder / DONE).write_text(json.dumps({"command": command.replace("_latest", "_max"), "seconds": 1}))
+    os.utime(folder / DONE, ns=(1, 1))
+    assert results.evaluated(profile, 1) is None
+
+
+def test_a_damaged_line_of_the_evidence_is_named(table, evidence):
+    evidence.mkdir()
+    (evidence / "small.jsonl").write_text('{"run": "small/lif"\n')
+    with pytest.raises(UsageError, match=r"small\.jsonl: line 1 is damaged"):
+        main("report", "small")
 
 
 def test_no_run_at_all(small, capsys):
     assert main("report") == 0
     text = capsys.readouterr().out
     assert "Nothing of this has been run here: the paper's side alone." in text
-    assert "| LIF, T = 2 | accuracy | 20.50 | – | – | – | – | – | – | not run |" in text
-    assert "| others | 90.50 |" in text
+    assert "| LIF, T = 2 | 20.5 | – | – | – | – | – | – | – | – | – | not run |" in text
+    assert "| LIF, measured | – (0.25) | – | – | – | – | not run |" in text
+    assert "| others | 90.5 |" in text
     assert "small.png" in text  # the paper's values alone
 
 
@@ -315,12 +410,13 @@ def test_list_and_show(table, capsys):
     results, run = table
     write_run(results, run, 1)
     main("list")
-    assert "1 of  12 runs finished, 1 not covered" in capsys.readouterr().out
+    assert "1 of  12 runs finished,   0 in evidence, 1 not covered" in capsys.readouterr().out
     main("show", "small")
     text = capsys.readouterr().out
     assert "paper:   accuracy 20.5" in text
     assert "firing rate 1 not printed" in text
     assert f"command: {run.command.text}" in text
+    assert "takes:   1 hours for one seed on abacus" in text
     assert "time and memory: not measured" in text
     assert "NOT COVERED: nobody has written it" in text
 
@@ -379,14 +475,14 @@ def test_smoke(small, capfd):
     assert {path.name for path in small.iterdir()} == {"recipes"}
 
 
-def test_what_draws_by_itself_gets_a_folder(small, capfd, monkeypatch):
+def test_what_draws_by_itself_gets_a_folder(small, evidence, capfd):
     """Its pictures and numbers go into the report, and those of its name alone where there are some."""
     text = (
         SMALL[: SMALL.index("figure:")]
         + """runs:
   - id: neurons
     label: two neurons
-    command: python -m analysis.neuron_figures -steps 20
+    command: python -m figures.neuron_traces -steps 20
     paper: {spikes per step of LIF: null}
 """
     )
@@ -394,20 +490,22 @@ def test_what_draws_by_itself_gets_a_folder(small, capfd, monkeypatch):
     (small / "recipes" / "small.yaml").write_text(text.replace("-steps 20", "-steps 30"))
     assert main("run", "figure8") == 0
     results, runs = results_in(small)
-    folder = results.made(runs["figure8/neurons"], 1, own=True)
-    assert folder.name.startswith("neuron_figures_")
+    folder = results.evaluated(runs["figure8/neurons"], 1)
+    assert folder.name.startswith("neuron_traces_")
     assert main("report", "figure8") == 0
     said = capfd.readouterr().out
-    rate = json.loads((folder / "neurons.json").read_text())["firing_rate"]["LIF"]
-    assert f"| two neurons | spikes per step of LIF | – | {rate:.4f} |" in said
+    rate = json.loads((folder / "neurons.json").read_text())["quantities"]["spikes per step of LIF"]
+    assert f"| two neurons | {rate:.4f} | 1 |" in said
     assert "![A small table](figure8.png)" in said
     assert {path.stem for path in (small / "logs/reproduce/report").iterdir()} == {"figure8"}
 
-    name = results.name(runs["small/neurons"], 1)
-    folder.rename(folder.with_name(name))  # as if it had been run
+    (folder / DONE).write_text((folder / DONE).read_text().replace('"steps": 20', '"steps": 30'))  # as if run so
     assert main("report", "small") == 0
     assert "![A small table](small_figure7.png)" in capfd.readouterr().out
-    monkeypatch.setattr("reproduce.Results", lambda runs_dir, runs: Results(runs_dir, runs, small / "evidence"))
     assert main("keep", "small") == 0
-    kept = small / "evidence" / "small" / name
-    assert {path.name for path in kept.iterdir()} == {DONE, "neurons.json", "figure7.png", "figure8.png"}
+    assert {path.name for path in evidence.rglob("*")} == {
+        *("small.jsonl", "figures", "small_figure7.png", "small_figure8.png")
+    }
+    shutil.rmtree(folder)
+    assert main("report", "small") == 0  # from the evidence
+    assert "![A small table](small_figure7.png)" in capfd.readouterr().out

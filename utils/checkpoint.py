@@ -14,6 +14,8 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
+from .formats import FORMAT, recognised, why_another_network
+
 # what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
 DAMAGED = (
     RuntimeError,
@@ -30,13 +32,17 @@ DAMAGED = (
     OSError,
 )
 
+# what weights may be stored in
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used: one line that names it and says why."""
 
 
 def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write ``state`` to ``path`` so that the file is the old one or the new one, never a part of it.
+    """Write ``state``, and its format, to ``path``: the file is the old one or the new one, never a part of it.
 
     Args:
         previous: keep the old one under this name.
@@ -47,7 +53,7 @@ def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = N
     aside = path.with_name(path.name + ".tmp")
     try:
         with aside.open("wb") as file:
-            torch.save(state, file)
+            torch.save({**state, "format": FORMAT}, file)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -73,8 +79,11 @@ def keep_as(path: Path, other: Path) -> None:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that holds tensors and plain values only.
 
+    Returns:
+        What it holds, by today's names; with a ``format`` if this project wrote it (see :mod:`utils.formats`).
+
     Raises:
-        CheckpointError: if it is missing, truncated, no checkpoint, or holds anything else.
+        CheckpointError: if it is missing, truncated, no checkpoint, of a later format, or holds anything else.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,6 +92,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             # what other programs, or damage, make of a pickle's second byte
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.filterwarnings("ignore", message="Sparse")  # such weights are refused, not computed with
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message runs over many lines and advises against safety
@@ -94,7 +104,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not a checkpoint, or is truncated") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a checkpoint or a state dict")
-    return state
+    written = state.get("format", FORMAT)
+    if type(written) is not int or written not in range(1, FORMAT + 1):
+        raise CheckpointError(f"{path} is of format {said(written)}; this version reads formats up to {FORMAT}")
+    return recognised(state, path)
 
 
 def weights_of(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -106,7 +119,37 @@ def weights_of(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:
         or not all(isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items())
     ):
         raise CheckpointError(f"{path} holds no network: neither a 'net' nor a bare state dict")
+    for name, weight in weights.items():
+        if not is_plain(weight):
+            raise CheckpointError(f"{path} holds no network: {name} is sparse, quantised or without values")
     return {name.removeprefix("module."): weight for name, weight in weights.items()}
+
+
+def said(value: object) -> str:
+    """A value out of a file, short and on one line."""
+    if value is None or isinstance(value, (bool, float, str)) or (isinstance(value, int) and abs(value) < 10**18):
+        return f"{value!r:.40}"
+    return "a number of many digits" if isinstance(value, int) else f"a {type(value).__name__}"
+
+
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds one number for each of its places."""
+    return value.layout is torch.strided and not (value.is_nested or value.is_quantized or value.is_meta)
+
+
+def flaw_of(value: object, like: Tensor) -> str | None:
+    """What keeps a stored value from standing in for the tensor ``like``, in words; None if nothing does."""
+    if not isinstance(value, Tensor):
+        return f"is a {type(value).__name__}, not a tensor"
+    if not is_plain(value):
+        return "is sparse, quantised or without values"
+    if value.shape != like.shape:
+        return f"is {list(value.shape)} there and {list(like.shape)} here"
+    if value.dtype not in (FLOATS if like.is_floating_point() else INTEGERS):
+        return f"is of {value.dtype}"
+    if not value.to(like.dtype).isfinite().all():
+        return "holds numbers that are not finite"
+    return None
 
 
 def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
@@ -118,7 +161,8 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
         The whole checkpoint, for what else it holds.
 
     Raises:
-        CheckpointError: if it cannot be read, or was made by another model or for other classes.
+        CheckpointError: if it cannot be read, was made by another model or for other classes, computes something else
+            now than when it was trained, or holds weights that are not finite.
     """
     state = read_checkpoint(path)
     weights, own = weights_of(state, path), net.state_dict()
@@ -128,12 +172,18 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has {extra[0]}, which this network has not"
         raise CheckpointError(f"{path} is of another model: it {what} ({len(missing) + len(extra)} names differ)")
+    if reason := why_another_network(state, weights, own):
+        raise CheckpointError(f"{path} is of another network than this: {reason}; train it again")
     for name, weight in weights.items():
-        if not is_of_steps(name, weight, own) and weight.shape != own[name].shape:
-            raise CheckpointError(
-                f"{path} does not fit: {name} is {list(weight.shape)} there and {list(own[name].shape)} here; "
-                "another model, class count or input"
-            )
+        like = own[name.removesuffix("_t")].expand(weight.shape) if is_of_steps(name, weight, own) else own[name]
+        if flaw := flaw_of(weight, like):
+            hint = "; another model, class count or input" if weight.shape != like.shape else ""
+            raise CheckpointError(f"{path} does not fit: {name} {flaw}{hint}")
+        if name.endswith(("running_var", "running_var_t")) and weight.min() < 0:
+            raise CheckpointError(f"{path} does not fit: {name} holds variances below 0")
+    steps = {len(weight) for name, weight in weights.items() if name.endswith(("running_mean_t", "running_var_t"))}
+    if len(steps) > 1:
+        raise CheckpointError(f"{path} does not fit: its statistics of each step are of {sorted(steps)} steps")
     net.load_state_dict(weights)
     return state
 
@@ -141,4 +191,4 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
 def is_of_steps(name: str, value: Tensor, own: dict[str, Tensor]) -> bool:
     """Whether a tensor is a batch norm's running statistic of each step, [T, C], which published weights have not."""
     shared = own.get(name.removesuffix("_t")) if name.endswith(("running_mean_t", "running_var_t")) else None
-    return shared is not None and value.dim() == 2 and value.shape[1:] == shared.shape
+    return shared is not None and value.dim() == 2 and len(value) > 0 and value.shape[1:] == shared.shape

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from pathlib import Path
 
+from .numerics import CUDNN
 from .optim import OPTIMISERS, SCHEDULES
 
 
@@ -177,6 +178,9 @@ def training_parser(
     add("-seed", type=number(int, least=0), nargs="+", default=[2022], help="seed of every random state; several make "
         "a run each, one after the other")  # fmt: skip
     add("-device", default=None, help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
+    add("-cudnn", type=one_of("cuDNN setting", CUDNN), default="deterministic", help="deterministic (as published), or "
+        "benchmark: the fastest algorithms, other bits each time")  # fmt: skip
+    add("-tf32", action="store_true", help="round the factors of float32 products to TF32 on CUDA")
 
     add = parser.add_argument_group("speed (same numbers, to rounding)").add_argument
     add("-backend", type=one_of("backend", backends), default="auto", help="what computes the neurons: torch, compile "

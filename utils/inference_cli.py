@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from .cli import OneLineParser, UsageError, number, one_of
+from .numerics import CUDNN
 
 SOFT = "soft"
+WHOLE = math.inf  # samples: as many as there are
 # what a run is evaluated with unless an option, the checkpoint or its config.json says otherwise
 DEFAULTS: dict[str, Any] = {
     "data_dir": Path("./data_dir"),
@@ -22,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "tau": 2.0,
     "v_reset": SOFT,
     "bn": "per_step",
+    "bn_eval": "shared",
     "loss_lambda": 0.05,
     "loss_means": 1.0,
     "label_smoothing": 0.0,
@@ -29,10 +33,12 @@ DEFAULTS: dict[str, Any] = {
     "no_download": False,
     "val_split": 0.0,
     "train_fraction": 1.0,
+    "cudnn": "deterministic",
+    "tf32": False,
 }
 # what a LIF checkpoint carries, so that it needs no config.json
 SAVED = (
-    *("model", "dataset", "event_split", "neuron", "T", "tau", "v_reset", "bn"),
+    *("model", "dataset", "event_split", "neuron", "T", "tau", "v_reset", "bn", "bn_eval"),
     *("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing"),
 )
 NEEDED = ("model", "dataset", "neuron", "T")  # these have no default
@@ -49,6 +55,7 @@ def inference_parser(
     models: Collection[str],
     neurons: Collection[str],
     batch_norms: Collection[str],
+    statistics: Collection[str],
 ) -> OneLineParser:
     """The options of ``inference.py``. A setting that is not given is None: see :func:`settle`."""
     parser = OneLineParser(
@@ -67,7 +74,11 @@ def inference_parser(
     add("-T", type=positive, help="time steps")
     add("-tau", type=number(float, above=1), help="membrane time constant, in steps")
     add("-bn", type=one_of("batch norm", batch_norms), help="batch norm: per_step, or merged over T")
+    add("-bn_eval", type=one_of("statistics", statistics), help="running statistics of batch norm: shared by all steps "
+        "(the paper's), or per_step. Accuracies are shown with both; calibration and all else use these")  # fmt: skip
     add("-device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is there)")
+    add("-cudnn", type=one_of("cuDNN setting", CUDNN), help="deterministic, or benchmark: the fastest algorithms")
+    add("-tf32", action="store_true", default=None, help="round the factors of float32 products to TF32 on CUDA")
 
     add = parser.add_argument_group("data").add_argument
     add("-dataset", type=one_of("data set", datasets), help=f"one of {', '.join(datasets)}")
@@ -76,9 +87,13 @@ def inference_parser(
     add("-no_download", action="store_true", default=None, help="never download; use what is in -data_dir")
     add("-b", type=positive, help="batch size")
     add("-j", type=number(int, least=0), help="processes that load data; 0 loads in this one")
-    add("-seed", type=number(int, least=0), help="seed of the slice that -calibrate draws")
+    add("-seed", type=number(int, least=0), help="seed of the slices that -calibrate and -recalibrate_bn draw")
 
     add = parser.add_argument_group("what to do besides evaluating").add_argument
+    add("-recalibrate_bn", type=positive, nargs="?", const=WHOLE, metavar="SAMPLES", help="first of all, take both "
+        "kinds of running statistics again over the training set as the test set is seen, or over so many samples of "
+        "it")  # fmt: skip
+    add("-save_bn", type=Path, help="write the checkpoint with the statistics of -recalibrate_bn, and its settings")
     add("-sweep", action="store_true", help="a row of Table 8: run as LIF with each reset value")
     add("-v_resets", type=reset_value, nargs="+", help="the sweep's values: soft, or numbers (default: Table 8's)")
     add("-calibrate", action="store_true", help="choose the reset value on training data, for the network and for each "
@@ -127,7 +142,7 @@ def settle(
     """Every setting of a run: the option's value, else the checkpoint's own, else config.json's, else the default.
 
     Args:
-        checkpoint: what :func:`analysis.conversion.lif_checkpoint` wrote; others hold no settings.
+        checkpoint: what :func:`deploy.conversion.lif_checkpoint` wrote; others hold no settings.
         config: config.json, or None.
 
     Returns:
@@ -152,7 +167,7 @@ def settle(
             value = layered.get(name, checked[name])
             setattr(settings, name, DEFAULTS.get(name) if value is None else value)
     if settings.neuron == "relu":
-        settings.T = 1  # an ANN has no time
+        settings.T, settings.bn_eval = 1, "shared"  # an ANN has no time
     missing = [f"-{name}" for name in NEEDED if getattr(settings, name) is None]
     if missing:
         where = f"no config.json beside {args.resume}" if config is None else f"{args.resume.parent / 'config.json'}"

@@ -13,6 +13,8 @@ OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
     "SGD": lambda parameters, momentum, **how: SGD(parameters, momentum=momentum, **how),
     "AdamW": lambda parameters, momentum, **how: AdamW(parameters, **how),
 }
+# what each keeps for a weight, once it has taken a step: in its shape, but for the count of steps
+KEPT = {"SGD": {"momentum_buffer"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 SCHEDULES: dict[str, Callable[..., LRScheduler]] = {
     "CosALR": lambda optimizer, T_max, step_size, gamma: CosineAnnealingLR(optimizer, T_max),
     "StepLR": lambda optimizer, T_max, step_size, gamma: StepLR(optimizer, step_size, gamma),

@@ -12,7 +12,16 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import nn
 
-from .checkpoint import CheckpointError, read_checkpoint
+from .checkpoint import CheckpointError, read_checkpoint, weights_of
+from .resumable import (
+    NO_SUMS,
+    UnfitError,
+    checked_accuracies,
+    checked_optimizer,
+    checked_place,
+    checked_scaler,
+    checked_schedule,
+)
 from .run_dir import LATEST, PREVIOUS
 
 # settings that may change between the parts of one run
@@ -20,16 +29,6 @@ MAY_CHANGE = {
     *("out_dir", "name", "resume", "save_every", "save_init", "pre_train", "epochs"),
     *("data_dir", "no_download", "j", "device", "backend", "step_mode", "checkpoint"),
 }
-# as optimisers and schedules call it → the option that says it
-OF_THE_CHECKPOINT = {
-    "initial_lr": "-lr",
-    "momentum": "-momentum",
-    "weight_decay": "-weight_decay",
-    "T_max": "-T_max",
-    "step_size": "-step_size",
-    "gamma": "-gamma",
-}
-NO_SUMS: Mapping[str, float] = {"loss": 0.0, "hits": 0, "samples": 0}
 
 
 class TrainingState:
@@ -38,6 +37,7 @@ class TrainingState:
     Args:
         net, optimizer, lr_scheduler, scaler: what is trained, and what trains it.
         batches: what an epoch's batches are a function of, besides the epoch.
+        steps: how many batches an epoch has.
 
     ``epoch`` and ``step`` say where the run begins: the next epoch, and how many of its batches have been trained on;
     ``sums`` is what the meter held after these (see :class:`utils.engine.Meter`). ``best_acc`` is the best accuracy so
@@ -51,9 +51,10 @@ class TrainingState:
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
         scaler: torch.amp.GradScaler,
         batches: dict[str, int],
+        steps: int,
     ):
         self.net, self.optimizer, self.lr_scheduler, self.scaler = net, optimizer, lr_scheduler, scaler
-        self.batches = batches
+        self.batches, self.steps = batches, steps
         self.epoch, self.step = 0, 0
         self.sums: Mapping[str, float] = NO_SUMS
         self.best_acc = self.best_test_acc = float("-inf")
@@ -84,37 +85,25 @@ class TrainingState:
         """Put a checkpoint's optimiser, schedule, scaler and place back; the network's weights have been loaded.
 
         Raises:
-            CheckpointError: if it is no training checkpoint, or one of another set-up.
+            CheckpointError: if it is no training checkpoint, or one of another set-up; nothing is put back then.
         """
-        optimizer, lr_scheduler = self.optimizer, self.lr_scheduler
-        asked = {**optimizer.param_groups[0], **lr_scheduler.state_dict()}
         try:
-            optimizer.load_state_dict(checkpoint["optimizer"])
-            if not optimizer.defaults.keys() <= optimizer.param_groups[0].keys():
-                raise ValueError("another -opt")
-            if not {"T_max", "step_size"} & lr_scheduler.state_dict().keys() <= checkpoint["lr_scheduler"].keys():
-                raise ValueError("another -lr_scheduler")
-            lr_scheduler.load_state_dict(checkpoint["lr_scheduler"])
-            if checkpoint.get("scaler"):  # the published code keeps none
-                self.scaler.load_state_dict(checkpoint["scaler"])
-            sums = checkpoint.get("sums", NO_SUMS)
-            self.epoch, self.step = int(checkpoint["epoch"]) + 1, int(checkpoint.get("step", 0))
-            self.sums = {"loss": float(sums["loss"]), "hits": int(sums["hits"]), "samples": int(sums["samples"])}
-            self.best_acc = float(checkpoint.get("best_acc", checkpoint["max_test_acc"]))
-            self.best_test_acc = float(checkpoint["max_test_acc"])
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
-            raise CheckpointError(f"{path} cannot be resumed: it is no training checkpoint of this set-up; "
-                                  "-pre_train starts from its weights") from None  # fmt: skip
-        here = {**optimizer.param_groups[0], **lr_scheduler.state_dict()}
-        for name, option in OF_THE_CHECKPOINT.items():
-            if name in asked and asked[name] != here[name]:
-                raise CheckpointError(f"{path} was trained with {option} {here[name]:g}, not {asked[name]:g}: resume "
-                                      "it with the same, or start from its weights with -pre_train")  # fmt: skip
-        if self.step and checkpoint.get("batches") != self.batches:
-            raise CheckpointError(
-                f"{path} was saved in the middle of an epoch with other batches ({checkpoint.get('batches')}, here "
-                f"{self.batches}); resume it with the same -b, -seed and data"
-            )
+            epoch, step, sums = checked_place(checkpoint, self.batches, self.steps)
+            best_acc, best_test_acc = checked_accuracies(checkpoint)
+            weights = weights_of(checkpoint, path)
+            optimizer = checked_optimizer(checkpoint.get("optimizer"), weights, self.net, self.optimizer)
+            (group,) = optimizer["param_groups"]
+            published = "format" not in checkpoint
+            schedule = checked_schedule(checkpoint.get("lr_scheduler"), self.lr_scheduler, group, epoch, published)
+            scaler = checked_scaler(checkpoint.get("scaler"), self.scaler)
+        except UnfitError as error:
+            raise CheckpointError(f"{path} cannot be resumed: {error}; -pre_train starts from its weights") from None
+        self.optimizer.load_state_dict(optimizer)
+        self.lr_scheduler.load_state_dict(schedule)
+        if scaler:
+            self.scaler.load_state_dict(scaler)
+        self.epoch, self.step, self.sums = epoch, step, sums
+        self.best_acc, self.best_test_acc = best_acc, best_test_acc
 
 
 def newest_checkpoint(out_dir: Path, name: str, settings: dict[str, Any]) -> Path | None:

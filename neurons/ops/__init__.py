@@ -1,12 +1,13 @@
 """All that is derived from a neuron's step: its derivative, fused kernels for each device, operators of torch."""
 
 from .backends import BACKENDS, canonical, choose_backend
-from .derive import DerivationError, derive
+from .derive import derive
 from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
 from .norm import SumOverRanks, norm_over_ranks, scale_and_shift
-from .operators import fire, norm_and_fire
 from .reference import unrolled
+from .sequence import fire, norm_and_fire
+from .trace import DerivationError
 
 __all__ = [
     "BACKENDS",

@@ -39,7 +39,7 @@ class Kernels(Protocol):
         last: bool,
         train: bool,
     ) -> tuple[Tensor, Tensors, Tensors]:
-        """→ spikes like x, the last states (if ``last``), and what to save for the backward besides x (if ``train``)."""
+        """→ spikes like x, the last states (if ``last``), what to save for the backward besides x (if ``train``)."""
 
     def backward(
         self,
@@ -148,9 +148,14 @@ def is_installed(backend: str) -> bool:
 WARNED: set[str] = set()
 
 
-@cache
+@torch.compiler.assume_constant_result
 def why_not(backend: str) -> str:
     """What a back end lacks on this machine, in words; empty if nothing."""
+    return _why_not(backend)
+
+
+@cache
+def _why_not(backend: str) -> str:
     if backend == "triton":
         return "" if find_spec("triton") else "backend triton wants the package triton: pip install triton"
     from .c_build import BuildError

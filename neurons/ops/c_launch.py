@@ -26,6 +26,7 @@ SMALLEST_SHARE = 1 << 14  # elements × steps below which another thread costs m
 BLOCK = 128  # elements, as in frame.c
 GRANULE = 64  # elements: no two threads write to one cache line
 REGISTER = 16  # floats: the last read of a table may go so far beyond its end
+NOTHING = torch.zeros(0, 1, 0)  # the table of a neuron that learns nothing
 Tensors = tuple[Tensor, ...]
 
 
@@ -34,7 +35,6 @@ class Job(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "table_steps")),
-        ("dtype", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("constants", "start", "table", "scale", "shift", "x", "g_s", "out")),
         *((name, ctypes.c_void_p * MOST_STATES) for name in ("state", "g_last", "last", "g_state")),
     )
@@ -82,12 +82,12 @@ def over_threads(
 
 
 @lru_cache(maxsize=1024)
-def built(dynamics: Dynamics) -> tuple[ctypes.CDLL, Tensor, Tensor]:
+def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, Tensor, Tensor]:
     """The library of a neuron, its constants and its states' starts."""
-    made = source(derive(dynamics))
+    made = source(derive(dynamics), str(dtype).removeprefix("torch.").upper())
     starts = [start for _, start in dynamics.states]
-    numbers = (torch.tensor(values or (0.0,), dtype=torch.float32) for values in (made.constants, starts))
-    return library(made.text), *numbers
+    constants, first = (torch.tensor(values or (0.0,), dtype=torch.float32) for values in (made.constants, starts))
+    return library(made.text), constants, first
 
 
 @cache
@@ -161,14 +161,13 @@ class Call:
     """What the calls of a neuron on x share; it keeps the tables alive that a job points to."""
 
     def __init__(self, dynamics: Dynamics, x: Tensor, table: Tensor | None, norm: Tensors | None):
-        self.code, self.constants, self.start = built(dynamics)
+        self.code, self.constants, self.start = built(dynamics, x.dtype)
         self.x = x
         self.channels = x.shape[2] if norm is not None or dynamics.per_channel else 0
         rows = BLOCK // self.channels if self.channels else 0
         self.width = max(rows, 1) * self.channels if self.channels else BLOCK
         self.granule = self.channels or GRANULE
-        empty = torch.empty(0, 1, 1)
-        self.table = self.wide(empty if table is None else table.float())
+        self.table = NOTHING if table is None else self.wide(table.float())
         self.norm = None if norm is None else tuple(self.wide(term.float()) for term in norm)
 
     def wide(self, terms: Tensor) -> Tensor:
@@ -187,7 +186,6 @@ class Call:
         """The arguments; the tensors must outlive the call."""
         x = self.x
         job = Job(x.shape[0], x[0].numel(), x.stride(0), self.channels, self.width, max(1, self.table.shape[1]))
-        job.dtype = DTYPES[x.dtype]
         scale, shift = self.norm or (None, None)
         tensors = {
             "constants": self.constants,

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 
-from .derive import DerivationError, Derived
+from .derive import Derived
 from .graph import Node, inputs_of, is_scaled, ordered
+from .trace import DerivationError
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&"}
 CALLS = {"abs": "ABS", "sqrt": "SQRT", "maximum": "MAX", "minimum": "MIN", "where": "CHOOSE"}
@@ -26,7 +27,6 @@ enum {{ BLOCK = 128, MOST_STATES = {most}, STATES = {states}, LEARNED = {learned
 
 typedef struct {{
     int64_t T, size, x_step, channels, width, table_steps;
-    int32_t dtype;
     const float *constants, *start, *table, *scale, *shift;
     const void *x, *g_s;
     void *out;
@@ -36,41 +36,47 @@ typedef struct {{
 
 #define START job->start
 
-/* x becomes s. */
+/* x → s. */
 static inline __attribute__((always_inline)) void step(
-    const Job *job, int64_t t, int64_t column, int64_t n, int norm, float *restrict x, float *restrict state) {{
+    const Job *job, int64_t t, int64_t column, int64_t n, int norm, const void *restrict x, float *restrict state,
+    void *restrict out, int past) {{
     {tables}
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i += LANES) {{
+        const mask live = LIVE(n - i);
         {step}
     }}
 }}
 
 /* The same, keeping what the way back needs. */
 static inline __attribute__((always_inline)) void step_saving(
-    const Job *job, int64_t t, int64_t column, int64_t n, int norm, const float *restrict x, float *restrict state,
+    const Job *job, int64_t t, int64_t column, int64_t n, int norm, const void *restrict x, float *restrict state,
     float *restrict saved) {{
     {tables}
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i += LANES) {{
+        const mask live = LIVE(n - i);
         {step_saving}
     }}
 }}
 
-/* g becomes the current's gradient; g_state moves from t to t - 1. */
+/* g → the current's gradient; g_state moves from t to t - 1. */
 static inline __attribute__((always_inline)) void step_back(
-    const Job *job, int64_t t, int64_t column, int64_t n, int norm, float *restrict g, float *restrict g_state,
-    const float *restrict saved, const float *restrict x, float *restrict sum, float *restrict sum_x,
-    float *restrict learned) {{
+    const Job *job, int64_t t, int64_t column, int64_t n, int norm, const void *restrict g, float *restrict g_state,
+    const float *restrict saved, const void *restrict x, float *restrict sum, float *restrict sum_x,
+    float *restrict learned, void *restrict out, int past) {{
     {tables}
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; i += LANES) {{
+        const mask live = LIVE(n - i);
         {step_back}
     }}
 }}
 """
-CURRENT = ("num in_c = LOAD(x + i);", "if (norm) in_c = in_c * LOAD(scale + i) + LOAD(shift + i);")
-SUMS = "if (norm) ADD(sum + i, {g}, n - i), ADD(sum_x + i, {g} * LOAD(x + i), n - i);"
+CURRENT = "num in_c = READ(x, i, live); if (norm) in_c = in_c * LOAD(scale + i) + LOAD(shift + i);"
+WRITTEN = "WRITE(out, i, {0}, live, past);"
+GRADIENT = "const num in_g_s = READ(g, i, live);"
+SUMS = "if (norm) ADD(sum + i, {0}, live), ADD(sum_x + i, {0} * READ(x, i, live), live);"
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,11 @@ class Source:
 
 
 @lru_cache(maxsize=1024)
-def source(d: Derived) -> Source:
+def source(d: Derived, dtype: str) -> Source:
     """The C of a derived neuron: one compilation unit.
+
+    Args:
+        dtype: of the tensors: ``"FLOAT32"``, ``"FLOAT16"`` or ``"BFLOAT16"``.
 
     Raises:
         DerivationError: if it has more states than the frame has room for.
@@ -99,16 +108,16 @@ def source(d: Derived) -> Source:
     )
     kept = {node: f"saved + {k} * BLOCK + i" for k, node in enumerate(d.saved)}
     after = list(zip(states.values(), d.after, strict=True))
-    back = [("g + i", d.g_c), *zip(gradients.values(), d.g_before, strict=True)]
-    sums = [f"ADD(learned + {k} * LEARNED_STEP + i, {{}}, n - i);" for k in range(len(d.g_learned))]
+    before = list(zip(gradients.values(), d.g_before, strict=True))
+    sums = [(f"ADD(learned + {k} * LEARNED_STEP + i, {{}}, live);", node) for k, node in enumerate(d.g_learned)]
     (g_s,) = d.inputs("g_s")
     texts = {
-        "step": [*CURRENT, *writer.loop(states, [("x + i", d.s), *after], [c])],
-        "step_saving": [*CURRENT, *writer.loop(states, [(at, node) for node, at in kept.items()] + after, [c])],
-        "step_back": writer.loop(
-            {g_s: "g + i", **gradients, **kept}, back, [], list(zip(sums, d.g_learned, strict=True))
-        )
-        + [SUMS.format(g=writer.name(d.g_c))],
+        "step": [CURRENT, *writer.loop(states, after, [c], [(WRITTEN, d.s)])],
+        "step_saving": [CURRENT, *writer.loop(states, [(at, node) for node, at in kept.items()] + after, [c])],
+        "step_back": [
+            GRADIENT,
+            *writer.loop({**gradients, **kept}, before, [g_s], [(WRITTEN, d.g_c), (SUMS, d.g_c), *sums]),
+        ],
     }
     parts = (files(__package__) / name for name in ("elements.h", "lanes.h", "frame.c"))
     elements, lanes, frame = (part.read_text() for part in parts)
@@ -120,7 +129,7 @@ def source(d: Derived) -> Source:
         tables="\n    ".join(writer.tables()),
         **{name: "\n        ".join(lines) for name, lines in texts.items()},
     )
-    return Source("\n".join((elements, lanes, head, frame)), tuple(writer.constants))
+    return Source("\n".join((elements, f"enum {{ DTYPE = {dtype} }};", lanes, head, frame)), tuple(writer.constants))
 
 
 class Writer:

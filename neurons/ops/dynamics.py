@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ast import literal_eval
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -136,6 +136,16 @@ def check_states(
             raise ValueError(f"{neuron}'s state {name} is {is_}; this input asks for {wanted}: call reset first")
         checked.append(state)
     return tuple(checked)
+
+
+def first_states(dynamics: Dynamics, states: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """The states before the first step, of a frame ``like`` [N, *]: those given, else the neuron's start.
+
+    Raises:
+        ValueError: naming a state that does not fit the frame.
+    """
+    starts: tuple[float | Tensor, ...] = states or tuple(start for _, start in dynamics.states)
+    return check_states(dynamics.name, dynamics.state_names, starts, like)
 
 
 # ---- by name, for operators, whose arguments are tensors, numbers and strings

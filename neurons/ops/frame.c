@@ -1,3 +1,5 @@
+#include <stdlib.h>
+
 /* A neuron over a whole sequence on the CPU: what goes around its step, forward and back.
 
    The text before this one says what a step is: STATES, LEARNED, SAVED, START and, on a block of elements, step(),
@@ -19,20 +21,37 @@ static inline int64_t length_of(const Job *job, int64_t at, int64_t last) {
     return last - at < n ? last - at : n;
 }
 
-static int is_large(const Job *job) { return job->T * job->size * BYTES[job->dtype] >= LARGE; }
+static const char *place(const void *array, int64_t at) { return array ? (const char *)array + at * BYTES[DTYPE] : NULL; }
+
+/* Whether an output is larger than any cache, and this block of it can be written past them in whole registers. */
+static inline int past_cache(const Job *job, const char *to, int64_t n) {
+    const int whole = (uintptr_t)to % (16 * BYTES[DTYPE]) == 0 && n % 16 == 0;
+    return job->T * job->size * BYTES[DTYPE] >= LARGE && (whole || !TENSORS);
+}
+
+/* x or g as a step reads it: where it lies, or in a buffer. */
+static inline const void *read_block(float *buffer, const void *array, int64_t at, int64_t n, int64_t next) {
+    if (!TENSORS) return load(buffer, array, at, n, DTYPE, next), buffer;
+    fetch(array, next, n, DTYPE);
+    return place(array, at);
+}
 
 int fire_forward(const Job *job, int64_t first, int64_t last) {
-    const int64_t T = job->T, size = job->size, large = is_large(job);
-    float x[BLOCK] = {0}, state[(STATES + 1) * BLOCK] = {0};
+    const int64_t T = job->T, size = job->size;
+    float x[BLOCK], s[BLOCK], state[(STATES + 1) * BLOCK] = {0};
     for (int64_t at = first, n; at < last; at += n) {
         n = length_of(job, at, last);
         const int64_t column = column_of(job, at);
         for (int k = 0; k < STATES; k++) fill(state + k * BLOCK, job->state[k], at, n, START[k]);
         for (int64_t t = 0; t < T; t++) {
-            load(x, job->x, t * job->x_step + at, n, job->dtype, soon(t, T, job->x_step, at, n));
-            if (job->scale) step(job, t, column, n, 1, x, state);
-            else step(job, t, column, n, 0, x, state);
-            store(job->out, x, t * size + at, n, job->dtype, large ? PAST_CACHE : soon(t, T, size, at, n));
+            const int64_t now = t * size + at, next = soon(t, T, size, at, n);
+            char *to = (char *)place(job->out, now);
+            const int past = past_cache(job, to, n);
+            const void *from = read_block(x, job->x, t * job->x_step + at, n, soon(t, T, job->x_step, at, n));
+            if (TENSORS && !past) fetch(job->out, next, n, DTYPE);
+            if (job->scale) step(job, t, column, n, 1, from, state, TENSORS ? (void *)to : s, past);
+            else step(job, t, column, n, 0, from, state, TENSORS ? (void *)to : s, past);
+            if (!TENSORS) store(job->out, s, now, n, DTYPE, past ? PAST_CACHE : next);
         }
         for (int k = 0; k < STATES; k++) keep(job->last[k], state + k * BLOCK, at, n);
     }
@@ -49,13 +68,13 @@ static void flush(double *sums, float *parts, int64_t count) {
 /* out: gradient of the current. norm_sums: Σ g_c, then Σ g_c·x, [T, width] each; learned_sums: [LEARNED, table_steps,
    width]; both are added to, and NULL where there are none. */
 int fire_backward(const Job *job, int64_t first, int64_t last, double *norm_sums, double *learned_sums) {
-    const int64_t T = job->T, size = job->size, W = job->width, large = is_large(job);
+    const int64_t T = job->T, size = job->size, W = job->width;
     const int64_t of_norm = norm_sums ? 2 * T * W : 0, of_learned = LEARNED * job->table_steps * W;
-    float *room = calloc((T * SAVED + T + 1) * BLOCK + of_norm + of_learned, sizeof(float));
+    const int64_t of_x = TENSORS ? 0 : norm_sums ? T * BLOCK : BLOCK;
+    float *room = calloc(T * SAVED * BLOCK + of_x + of_norm + of_learned + 1, sizeof(float));
     if (!room) return 1;
-    float *saved = room, *xs = saved + T * SAVED * BLOCK, *norm_part = xs + (T + 1) * BLOCK;
-    float *learned_part = norm_part + of_norm;
-    float state[(STATES + 1) * BLOCK] = {0}, g_state[(STATES + 1) * BLOCK] = {0}, g[BLOCK] = {0};
+    float *saved = room, *xs = saved + T * SAVED * BLOCK, *norm_part = xs + of_x, *learned_part = norm_part + of_norm;
+    float g[BLOCK], g_c[BLOCK], state[(STATES + 1) * BLOCK] = {0}, g_state[(STATES + 1) * BLOCK] = {0};
     int64_t blocks = 0;
     for (int64_t at = first, n; at < last; at += n) {
         n = length_of(job, at, last);
@@ -63,20 +82,25 @@ int fire_backward(const Job *job, int64_t first, int64_t last, double *norm_sums
         for (int k = 0; k < STATES; k++) fill(state + k * BLOCK, job->state[k], at, n, START[k]);
         for (int64_t t = 0; t < T; t++) {
             float *x = norm_sums ? xs + t * BLOCK : xs, *kept = saved + t * SAVED * BLOCK;
-            load(x, job->x, t * job->x_step + at, n, job->dtype, soon(t, T, job->x_step, at, n));
-            if (job->scale) step_saving(job, t, column, n, 1, x, state, kept);
-            else step_saving(job, t, column, n, 0, x, state, kept);
+            const void *from = read_block(x, job->x, t * job->x_step + at, n, soon(t, T, job->x_step, at, n));
+            if (job->scale) step_saving(job, t, column, n, 1, from, state, kept);
+            else step_saving(job, t, column, n, 0, from, state, kept);
         }
         for (int k = 0; k < STATES; k++) fill(g_state + k * BLOCK, job->g_last[k], at, n, 0.0f);
         for (int64_t t = T - 1; t >= 0; t--) {
-            const int64_t later = soon(T - 1 - t, T, -size, (T - 1) * size + at, n);
+            const int64_t now = t * size + at, next = soon(T - 1 - t, T, -size, (T - 1) * size + at, n);
             const int64_t row = job->table_steps > 1 ? t : 0;
-            const float *kept = saved + t * SAVED * BLOCK, *x = xs + t * BLOCK;
+            const float *kept = saved + t * SAVED * BLOCK;
+            const void *x = TENSORS ? (const void *)place(job->x, t * job->x_step + at) : xs + t * BLOCK;
             float *sum = norm_part + t * W + column, *learned = learned_part + row * W + column;
-            load(g, job->g_s, t * size + at, n, job->dtype, later);
-            if (norm_sums) step_back(job, t, column, n, 1, g, g_state, kept, x, sum, sum + T * W, learned);
-            else step_back(job, t, column, n, 0, g, g_state, kept, NULL, NULL, NULL, learned);
-            store(job->out, g, t * size + at, n, job->dtype, large ? PAST_CACHE : later);
+            char *to = (char *)place(job->out, now);
+            const int past = past_cache(job, to, n);
+            const void *from = read_block(g, job->g_s, now, n, next);
+            void *out = TENSORS ? (void *)to : g_c;
+            if (TENSORS && !past) fetch(job->out, next, n, DTYPE);
+            if (norm_sums) step_back(job, t, column, n, 1, from, g_state, kept, x, sum, sum + T * W, learned, out, past);
+            else step_back(job, t, column, n, 0, from, g_state, kept, NULL, NULL, NULL, learned, out, past);
+            if (!TENSORS) store(job->out, g_c, now, n, DTYPE, past ? PAST_CACHE : next);
         }
         for (int k = 0; k < STATES; k++) keep(job->g_state[k], g_state + k * BLOCK, at, n);
         if (++blocks % 32 == 0 || at + n >= last) {

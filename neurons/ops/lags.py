@@ -3,7 +3,7 @@
 ∂L/∂c[t] is a sum over the steps t′ ≥ t at which a spike met the layers above (g_s[t′]), each carried back to t
 through the states. A backward step is linear in what it carries, so a leading dimension keeps these apart: slot j of
 step t is the part of ∂L/∂c[t] that comes from step t + j, its *lag*. Slot 0 is the spatial term, g_s[t]·H[t] in LIF;
-slot j + 1 of step t − 1 is slot j of step t carried one step back. Dropping slots k, k + 1, … is BPTT cut after k steps.
+slot j + 1 of step t − 1 is slot j of step t carried one step back. Dropping slots k, k + 1, … cuts BPTT after k steps.
 
 The step back is the derived one (:mod:`.derive`), in torch: any neuron with a step, any device, any precision.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .derive import Derived, derive
-from .dynamics import Dynamics, check_states, parameter_table
+from .dynamics import Dynamics, first_states, parameter_table
 from .graph import Node, evaluate
 
 Tensors = tuple[Tensor, ...]
@@ -35,8 +35,7 @@ def of_step(d: Derived, table: Tensor | None, t: int, dims: int) -> dict[Node, T
 
 def keep_steps(x: Tensor, table: Tensor | None, states: Tensors, d: Derived) -> list[Tensors]:
     """What the way back needs of each step, T of […]."""
-    starts = states or tuple(start for _, start in d.dynamics.states)
-    states = check_states(d.dynamics.name, d.dynamics.state_names, starts, x[0])
+    states = first_states(d.dynamics, states, x[0])
     inputs, dtype, kept = d.inputs("c", *d.dynamics.state_names), torch.promote_types(x.dtype, torch.float32), []
     for t, c in enumerate(x.unbind()):
         now = dict(zip(inputs, (c.to(dtype), *states), strict=True))
@@ -123,8 +122,7 @@ class WindowedSequence(torch.autograd.Function):
     def forward(ctx: Any, x, table, dynamics, window, *states):
         ctx.save_for_backward(x, table, *states)
         ctx.dynamics, ctx.window = dynamics, window
-        starts = states or tuple(start for _, start in dynamics.states)
-        ends = check_states(dynamics.name, dynamics.state_names, starts, x[0])
+        ends = first_states(dynamics, states, x[0])
         spikes, d = [], derive(dynamics)
         for t, c in enumerate(x.unbind()):
             s, *ends = dynamics(c.to(ends[0].dtype), *ends, *of_step(d, table, t, x.dim() - 1).values())
@@ -156,10 +154,10 @@ def summed(g: Tensor, channels: int) -> Tensor:
 def fire_windowed(
     x: Tensor, table: Tensor | None, states: Tensors, dynamics: Dynamics, window: int
 ) -> tuple[Tensor, Tensors]:
-    """Input current [T, …] → spikes [T, …] and the last states […], gradients through time cut after ``window`` steps.
+    """Input current [T, …] → spikes [T, …], the last states […]; gradients through time are cut after ``window`` steps.
 
-    A spike's gradient reaches the ``window`` steps that end with its own: 1 is the spatial gradient alone (Table 3's k).
-    None passes through the states, from one call to the next. Other arguments as in :func:`.operators.fire`.
+    A spike's gradient reaches the ``window`` steps that end with its own (Table 3's k): 1 is the spatial part alone.
+    None passes through the states, from one call to the next. Other arguments as in :func:`.sequence.fire`.
     """
     spikes, *ends = WindowedSequence.apply(x, table, dynamics, window, *states)
     return spikes, tuple(ends)

@@ -126,11 +126,12 @@ class NormKernels:
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, tuple[Tensor, ...]]:
         """→ spikes, mean and biased variance [T, C] ([1, C] if merged), the n behind each, what to save besides."""
         mean, var = self.statistics(x)
-        n: int | Tensor = x[0].numel() // x.shape[2]
+        of_share = x[0].numel() // x.shape[2]
         if merged:
-            (mean, var), n = over_steps(mean, var), n * x.shape[0]
+            (mean, var), of_share = over_steps(mean, var), of_share * x.shape[0]
+        n: int | Tensor = of_share
         if sum_over_ranks is not None:
-            mean, var, n = over_ranks(mean, var, n, sum_over_ranks)
+            mean, var, n = over_ranks(mean, var, of_share, sum_over_ranks)
         norm = tuple(t.expand(x.shape[0], -1) for t in scale_and_shift(mean, var, weight, bias, eps))
         spikes, _, saved = self.forward(dynamics, x, table, (), norm, False, train)
         return spikes, mean, var, n, saved

@@ -1,8 +1,8 @@
 """The fused kernels as operators of torch: registered once, with shapes for fake tensors, gradients and autocast.
 
 ``fire`` takes a sequence to spikes, ``norm_fire`` normalises it first by its own statistics; ``fire_backward`` and
-``norm_fire_backward`` are their gradients. An operator's arguments are tensors, numbers and strings: a neuron's dynamics
-are spelt (:func:`.dynamics.spell`), a back end is named. They can be differentiated once; the reference more often.
+``norm_fire_backward`` are their gradients. An operator's arguments are tensors, numbers and strings: dynamics are spelt
+(:func:`.dynamics.spell`), a back end is named. They can be differentiated once; the reference more often.
 """
 
 from __future__ import annotations
@@ -13,13 +13,66 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernels
-from .dynamics import Dynamics, named, spell
-from .layout import channels_last, empty_frames, empty_state, is_dense, laid_out_like, same_layout
-from .norm import RANKS, SumOverRanks, name_of
+from .dynamics import named, spell
+from .layout import empty_frames, empty_state, laid_out_like, same_layout
+from .norm import RANKS
 
 NAMESPACE = __package__.partition(".")[0]  # neurons here, clif_neurons where it is installed
 ONCE = "fused neurons can be differentiated once; take backend reference for a second derivative"
 Tensors = tuple[Tensor, ...]
+
+
+# ---- what the operators do, on dynamics
+
+
+def run_fire(x, table, states, scale, shift, dynamics, backend, last, train):
+    """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
+    norm = None if scale is None else (scale, shift)
+    spikes, ends, saved = load_kernels(backend).forward(dynamics, x, table, tuple(states), norm, last, train)
+    return [spikes, *ends, *saved]
+
+
+def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
+    """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
+    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
+    g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
+    g_c, g_table, g_states, sums = kernels.backward(
+        dynamics, x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
+    )
+    of_table = () if table is None else (g_table,)
+    if norm is None:
+        return [g_c, *g_states, *of_table]
+    assert sums is not None
+    sum_g, sum_gx = sums
+    zero = torch.zeros_like(scale)
+    g_x = kernels.combine(g_c, x, scale, zero, zero)
+    return [g_x, *g_states, *of_table, sum_gx.clone(), sum_g.clone()]  # not two views of one
+
+
+def run_norm_fire(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
+    """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
+    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
+        dynamics, x, weight, bias, table, eps, merged, RANKS.get(ranks), train
+    )
+    n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
+    return [spikes, mean, var, n, *saved]
+
+
+def run_norm_fire_backward(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
+    """→ gradients of x, weight, bias, and the table, if there is one."""
+    g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
+        dynamics, x, weight, bias, mean, var, n, table, tuple(saved), frames_like(x, g_spikes), eps, RANKS.get(ranks)
+    )
+    return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
+
+
+def frames_like(x: Tensor, g: Tensor) -> Tensor:
+    """A gradient [T, …] in x's dtype and the layout of its frames."""
+    g = g.to(x.dtype)
+    return g if same_layout(g, x) else empty_frames(x).copy_(g)
+
+
+# ---- the operators
 
 
 @torch.library.custom_op(
@@ -29,10 +82,7 @@ Tensors = tuple[Tensor, ...]
     "bool last, bool train) -> Tensor[]",
 )
 def fire_op(x, table, states, scale, shift, dynamics, backend, last, train):
-    """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
-    norm = None if scale is None else (scale, shift)
-    spikes, ends, saved = load_kernels(backend).forward(named(dynamics), x, table, tuple(states), norm, last, train)
-    return [spikes, *ends, *saved]
+    return run_fire(x, table, states, scale, shift, named(dynamics), backend, last, train)
 
 
 @fire_op.register_fake
@@ -48,18 +98,7 @@ def _(x, table, states, scale, shift, dynamics, backend, last, train):
     "Tensor[] g_last, str dynamics, str backend) -> Tensor[]",
 )
 def fire_backward_op(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
-    """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
-    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
-    g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
-    g_c, g_table, g_states, sums = kernels.backward(
-        named(dynamics), x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
-    )
-    if norm is None:
-        return [g_c, *g_states, *(() if table is None else (g_table,))]
-    sum_g, sum_gx = sums
-    zero = torch.zeros_like(scale)
-    g_x = kernels.combine(g_c, x, scale, zero, zero)
-    return [g_x, *g_states, *(() if table is None else (g_table,)), sum_gx.to(scale.dtype), sum_g.to(shift.dtype)]
+    return run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, named(dynamics), backend)
 
 
 @fire_backward_op.register_fake
@@ -68,16 +107,15 @@ def _(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend
     return [empty_frames(x), *(empty_state(x) for _ in states), *rest]
 
 
-def _save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
-    x, table, states, scale, shift, ctx.dynamics, ctx.backend, ctx.last, train = inputs
-    ctx.states = len(states)
+def save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+    x, table, states, scale, shift, ctx.dynamics, ctx.backend, last, _ = inputs
+    dynamics = named(ctx.dynamics) if isinstance(ctx.dynamics, str) else ctx.dynamics
+    ctx.states, ctx.first = len(states), 1 + (len(dynamics.states) if last else 0)
     ctx.set_materialize_grads(False)
-    first = 1 + (len(named(ctx.dynamics).states) if ctx.last else 0)
-    ctx.save_for_backward(x, table, scale, shift, *states, *output[first:])
-    ctx.first = first
+    ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.first :])
 
 
-def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
+def fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
     x, table, scale, shift, *rest = ctx.saved_tensors
     states, saved = rest[: ctx.states], rest[ctx.states :]
     g_spikes, *g_last = grads[: ctx.first]
@@ -85,7 +123,8 @@ def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
         g_last = []
     g_last = [empty_state(x).zero_() if g is None else g for g in g_last]
     g_spikes = torch.zeros_like(x) if g_spikes is None else g_spikes
-    out = fire_backward_op(x, table, states, saved, scale, shift, g_spikes, g_last, ctx.dynamics, ctx.backend)
+    backward = chosen(ctx, fire_backward_op, run_fire_backward)
+    out = backward(x, table, states, saved, scale, shift, g_spikes, g_last, ctx.dynamics, ctx.backend)
     g_x, g_states, rest = out[0], out[1 : 1 + ctx.states], out[1 + ctx.states :]
     g_table = None if table is None else rest.pop(0)
     g_scale, g_shift = (None, None) if scale is None else rest
@@ -99,12 +138,7 @@ def _fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
     "str backend, bool train) -> Tensor[]",
 )
 def norm_fire_op(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
-    """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
-    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
-        named(dynamics), x, weight, bias, table, eps, merged, RANKS.get(ranks), train
-    )
-    n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
-    return [spikes, mean, var, n, *saved]
+    return run_norm_fire(x, weight, bias, table, eps, merged, ranks, named(dynamics), backend, train)
 
 
 @norm_fire_op.register_fake
@@ -122,22 +156,9 @@ def _(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
     "Tensor g_spikes, float eps, str ranks, str dynamics, str backend) -> Tensor[]",
 )
 def norm_fire_backward_op(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
-    """→ gradients of x, weight, bias, and the table, if there is one."""
-    g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
-        named(dynamics),
-        x,
-        weight,
-        bias,
-        mean,
-        var,
-        n,
-        table,
-        tuple(saved),
-        frames_like(x, g_spikes),
-        eps,
-        RANKS.get(ranks),
+    return run_norm_fire_backward(
+        x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, named(dynamics), backend
     )
-    return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
 
 
 @norm_fire_backward_op.register_fake
@@ -146,18 +167,29 @@ def _(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamic
     return [empty_frames(x), *rest]
 
 
-def _save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
+def save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, weight, bias, table, ctx.eps, _, ctx.ranks, ctx.dynamics, ctx.backend, _ = inputs
-    spikes, mean, var, n, *saved = output
+    _, mean, var, n, *saved = output
     ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
 
 
-def _norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
+def norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
     x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
+    backward = chosen(ctx, norm_fire_backward_op, run_norm_fire_backward)
     settings = (ctx.eps, ctx.ranks, ctx.dynamics, ctx.backend)
-    out = norm_fire_backward_op(x, weight, bias, mean, var, n, table, saved, grads[0], *settings)
+    out = backward(x, weight, bias, mean, var, n, table, saved, grads[0], *settings)
     g_table = out[3] if len(out) > 3 else None
     return *out[:3], g_table, None, None, None, None, None, None
+
+
+def chosen(ctx: Any, op: Any, run: Any) -> Any:
+    """The operator of a gradient, or what it does without the detour where nobody looks."""
+    if isinstance(ctx.dynamics, str):
+        return op
+    if torch.is_grad_enabled():  # a second derivative is prepared, which the operator refuses when it comes
+        ctx.dynamics = spell(ctx.declared, ctx.dynamics)
+        return op
+    return run
 
 
 def _refuse(ctx: Any, grads: Any) -> None:
@@ -177,80 +209,9 @@ def _without_autocast(op: Any) -> None:
 
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-fire_op.register_autograd(_fire_gradients, setup_context=_save_fire)
-norm_fire_op.register_autograd(_norm_fire_gradients, setup_context=_save_norm_fire)
+fire_op.register_autograd(fire_gradients, setup_context=save_fire)
+norm_fire_op.register_autograd(norm_fire_gradients, setup_context=save_norm_fire)
 for _op in (fire_backward_op, norm_fire_backward_op):
     _op.register_autograd(_refuse)
 for _op in (fire_op, norm_fire_op, fire_backward_op, norm_fire_backward_op):
     _without_autocast(_op)
-
-
-def frames_like(x: Tensor, g: Tensor) -> Tensor:
-    """A gradient [T, …] in x's dtype and the layout of its frames."""
-    g = g.to(x.dtype)
-    return g if same_layout(g, x) else empty_frames(x).copy_(g)
-
-
-def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
-    """x [T, …] in a layout that kernels take: dense frames, channels last where channels differ."""
-    if norm or dynamics.per_channel:
-        return channels_last(x)
-    return x if is_dense(x[0]) else x.contiguous()
-
-
-def fire(
-    x: Tensor,
-    table: Tensor | None,
-    states: Tensors,
-    dynamics: Dynamics,
-    name: str,
-    backend: str,
-    last: bool,
-    norm: Tensors | None = None,
-) -> tuple[Tensor, Tensors]:
-    """Input current [T, …] → spikes [T, …] and the last states […] (none unless ``last``).
-
-    Args:
-        table: the learned parameters (:func:`.dynamics.parameter_table`), or None.
-        states: states before the first step […], or none to start afresh.
-        name: the declared neuron's, see :func:`.dynamics.declare`.
-        backend: ``"c"`` or ``"triton"``.
-        norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
-    """
-    x = prepared(x, dynamics, norm is not None)
-    states = tuple(laid_out_like(x[0], state) for state in states)
-    scale, shift = norm or (None, None)
-    train = torch.is_grad_enabled()
-    out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
-    return out[0], tuple(out[1 : 1 + len(dynamics.states)]) if last else ()
-
-
-def norm_and_fire(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    table: Tensor | None,
-    dynamics: Dynamics,
-    name: str,
-    backend: str,
-    merged: bool = False,
-    sum_over_ranks: SumOverRanks | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch norm by the batch's own statistics and the neuron behind it, from a fresh state.
-
-    Args:
-        x: [T, N, C, H, W]. weight, bias: the norm's, [C]. eps: its ε.
-        table, dynamics, name, backend: see :func:`fire`.
-        merged: T belongs to the batch, and a statistic to a channel alone.
-        sum_over_ranks: where x is a share of the batch; its statistics are then the whole batch's.
-
-    Returns:
-        spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
-    """
-    ranks, train = name_of(sum_over_ranks), torch.is_grad_enabled()
-    x = prepared(x, dynamics, True)
-    spikes, mean, var, n, *_ = norm_fire_op(
-        x, weight, bias, table, eps, merged, ranks, spell(name, dynamics), backend, train
-    )
-    return spikes, mean, var, n

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dynamics import Dynamics, check_states, per_element
+from .dynamics import Dynamics, first_states, per_element
 
 
 def unrolled(
@@ -17,8 +17,7 @@ def unrolled(
         learned: the learned parameters, in the step's order.
         states: states before the first step [N, *], or none to start afresh.
     """
-    starts = states or tuple(start for _, start in dynamics.states)
-    states = check_states(dynamics.name, dynamics.state_names, starts, x[0])
+    states = first_states(dynamics, states, x[0])
     dtype, dims = states[0].dtype if states else x.dtype, x.dim() - 1
     spikes = []
     for t, c in enumerate(x.unbind()):

@@ -1,0 +1,239 @@
+"""Measures a network on data: layer shapes, firing rates, and the parameters and MACs that thop counts.
+
+SpikingJelly 2 has operation counters of its own. They are not used here, because they do not count as the paper does:
+
+- ``SynOpCounter`` follows each spike to the weights it really meets, so a spike at the border of a padded
+  convolution costs less. The paper multiplies the dense count by the firing rate. For linear layers and for
+  1×1 convolutions of stride 1 the two are equal; otherwise they differ by what the borders cost.
+- ``MACCounter`` agrees on real-valued layers, but for their bias, which it leaves out; for a batch norm it counts one
+  MAC per output where the paper counts two.
+- ``LemaireEnergyProfiler`` prices memory differently (see :mod:`accounts.memory_energy`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from spikingjelly.activation_based import base
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .memory_energy import EnergyBreakdown, memory_energy
+from .operations import LayerShape, Operations, operations
+
+SYNAPSES = (nn.Conv2d, nn.Linear)
+COUNTED = (*SYNAPSES, nn.AvgPool2d, _BatchNorm)
+
+
+@dataclass(frozen=True)
+class SynapticLayer:
+    """A convolution or linear layer as it ran.
+
+    Args:
+        density: share of its inputs that are not zero.
+        is_binary: all of its inputs were 0 or 1, so that they are spikes.
+        is_static: it saw one frame for all T steps (a view of stride 0 in time).
+    """
+
+    name: str
+    shape: LayerShape
+    density: float
+    is_binary: bool
+    is_static: bool
+
+    @property
+    def rate(self) -> float | None:
+        """The firing rate that feeds it; None where its input is real-valued."""
+        return self.density if self.is_binary else None
+
+
+@dataclass(frozen=True)
+class NeuronLayer:
+    """``neurons`` neurons that fire, each, ``firing_rate`` spikes per time step (ReLU: share of outputs above 0)."""
+
+    name: str
+    neurons: int
+    firing_rate: float
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """What :func:`profile_network` saw; layers are in the order they ran.
+
+    Args:
+        T: time steps. samples: how many samples the rates are averaged over.
+        normalised: values that batch norms put out per time step.
+        pooled: for each average pool, its number of inputs, and their firing rate (None: real-valued).
+    """
+
+    T: int
+    samples: int
+    synapses: tuple[SynapticLayer, ...]
+    neurons: tuple[NeuronLayer, ...]
+    normalised: int
+    pooled: tuple[tuple[int, float | None], ...]
+
+    def firing_rates(self) -> dict[str, float]:
+        """Firing rate of each neuron layer by its name (Figure 11)."""
+        return {layer.name: layer.firing_rate for layer in self.neurons}
+
+    def operations(self, neuron: str, T: int | None = None) -> Operations:
+        """ACs, MACs and energy of one sample; ``T=1`` counts one time step, as Table 6 prints."""
+        return operations(
+            [layer.shape for layer in self.synapses],
+            [layer.rate for layer in self.synapses],
+            self.T if T is None else T,
+            neuron,
+            neurons=sum(layer.neurons for layer in self.neurons),
+            normalised=self.normalised,
+            pooled=self.pooled,
+            static_input=self.synapses[0].is_static,
+        )
+
+    def memory_energy(self, neuron: str, leave_out: str = "shortcut") -> EnergyBreakdown:
+        """One row of Table 7, from the chain of layers whose names do not contain ``leave_out``.
+
+        Raises:
+            ValueError: if those layers and the neuron layers do not alternate in number.
+        """
+        chain = [layer.shape for layer in self.synapses if leave_out not in layer.name]
+        rates = None if neuron == "relu" else [layer.firing_rate for layer in self.neurons]
+        return memory_energy(chain, rates, self.T, neuron)
+
+
+def is_neuron(module: nn.Module) -> bool:
+    """Whether a module is a neuron: a SpikingJelly module with a membrane potential ``v``, or a ReLU."""
+    return isinstance(module, nn.ReLU) or (isinstance(module, base.MemoryModule) and hasattr(module, "v"))
+
+
+class Tally:
+    """Sums up the values that pass a layer, on their device (nothing synchronises until it is read)."""
+
+    def __init__(self) -> None:
+        self.values = 0
+        self.nonzero: Tensor | int = 0
+        self.binary: Tensor | bool = True
+        self.is_static = True
+        self.input_shape = self.output_shape = torch.Size()
+
+    def add(self, x: Tensor) -> None:
+        """Count x: [T, N, *], or [·, *] with T merged into the batch or step by step."""
+        static = x.dim() == 5 and x.shape[0] > 1 and x.stride(0) == 0
+        once, repeats = (x[0], x.shape[0]) if static else (x, 1)
+        self.is_static &= static
+        self.values += x.numel()
+        self.nonzero = self.nonzero + repeats * once.count_nonzero()
+        self.binary = self.binary & ((once == 0) | (once == 1)).all()
+
+    @property
+    def density(self) -> float:
+        """Share of the values that are not zero."""
+        return int(self.nonzero) / self.values
+
+    @property
+    def rate(self) -> float | None:
+        """The density of binary values; None for real ones."""
+        return self.density if bool(self.binary) else None
+
+
+@torch.no_grad()
+def profile_network(
+    net: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    is_neuron: Callable[[nn.Module], bool] = is_neuron,
+) -> NetworkProfile:
+    """Run ``net`` in evaluation mode on batches, and measure every layer by forward hooks.
+
+    Args:
+        net: x_seq [T, N, C, H, W] → logits [T, N, K]. Its training mode is restored.
+        batches: (x_seq, labels) pairs on the network's device, all of one T.
+        is_neuron: which modules are neurons.
+
+    Raises:
+        ValueError: if there are no batches, T changes between them, nothing in the network could be counted, a layer
+            did not run once per sample and time step, or a convolution is grouped, dilated or strided unevenly.
+    """
+    tallies: dict[nn.Module, Tally] = {}
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tally = tallies.setdefault(module, Tally())
+        tally.add(output if is_neuron(module) or isinstance(module, _BatchNorm) else inputs[0])
+        tally.input_shape, tally.output_shape = inputs[0].shape, output.shape
+
+    samples, lengths, was_training = 0, set(), net.training
+    with ExitStack() as stack:
+        stack.callback(net.train, was_training)
+        for module in net.modules():
+            if isinstance(module, COUNTED) or is_neuron(module):
+                stack.callback(module.register_forward_hook(hook).remove)
+        net.eval()
+        for x_seq, _ in batches:
+            net(x_seq)
+            lengths.add(x_seq.shape[0])
+            samples += x_seq.shape[1]
+    if len(lengths) != 1:
+        raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
+    (T,) = lengths
+
+    names = {module: name for name, module in net.named_modules()}
+    steps = samples * T
+    synapses = [_synaptic_layer(names[m], m, t, steps) for m, t in tallies.items() if isinstance(m, SYNAPSES)]
+    neurons = [NeuronLayer(names[m], t.values // steps, t.density) for m, t in tallies.items() if is_neuron(m)]
+    if not synapses or not neurons:
+        raise ValueError(f"found {len(synapses)} convolutions and linear layers and {len(neurons)} neuron layers")
+    return NetworkProfile(
+        T,
+        samples,
+        tuple(synapses),
+        tuple(neurons),
+        normalised=sum(t.values for m, t in tallies.items() if isinstance(m, _BatchNorm)) // steps,
+        pooled=tuple((t.values // steps, t.rate) for m, t in tallies.items() if isinstance(m, nn.AvgPool2d)),
+    )
+
+
+def _synaptic_layer(name: str, module: nn.Conv2d | nn.Linear, tally: Tally, steps: int) -> SynapticLayer:
+    kernel: tuple[int, int] | None = None
+    stride, bias = 1, module.bias is not None
+    if isinstance(module, nn.Conv2d):
+        kernel, stride = (module.kernel_size[0], module.kernel_size[1]), module.stride[0]
+        if module.groups != 1 or set(module.dilation) != {1} or len(set(module.stride)) != 1:
+            raise ValueError(f"{name}: grouped, dilated or unevenly strided convolutions are not counted: {module}")
+    rank = 1 if kernel is None else 3
+    shape = LayerShape(tuple(tally.input_shape[-rank:]), tuple(tally.output_shape[-rank:]), kernel, stride, bias)
+    if tally.values != steps * shape.inputs:
+        runs = tally.values / shape.inputs
+        raise ValueError(f"{name} ran on {runs:g} frames where samples × T = {steps}: its operations cannot be counted")
+    return SynapticLayer(name, shape, tally.density, tally.rate is not None, tally.is_static)
+
+
+def thop_counts(net: nn.Module, x_seq: Tensor) -> tuple[int, int]:
+    """MACs per sample and parameters, as thop counts them (Table 6, on the ReLU network).
+
+    thop looks a layer's rule up by its exact class and knows no time axis, so each subclass gets its parent's rule,
+    on [T·N, C, H, W]. It leaves buffers behind in what it counts: here that is a copy.
+
+    Args:
+        net: the network; left untouched.
+        x_seq: any input [T, N, C, H, W].
+    """
+    import thop  # here, because it imports distutils, which Python 3.12 has only through setuptools
+    from thop.profile import register_hooks
+
+    def per_frame(rule: Callable) -> Callable:
+        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            rule(module, (_merge_time(inputs[0]),), _merge_time(output))
+
+        return count
+
+    leaves = [module for module in net.modules() if not list(module.children())]
+    rules = {type(m): per_frame(rule) for m in leaves for kind, rule in register_hooks.items() if isinstance(m, kind)}
+    macs, params = thop.profile(copy.deepcopy(net), (x_seq,), custom_ops=rules, verbose=False)
+    return int(macs) // x_seq.shape[1], int(params)
+
+
+def _merge_time(x: Tensor) -> Tensor:
+    return x.flatten(0, 1) if x.dim() == 5 else x  # [T, N, C, H, W] → [T·N, C, H, W]

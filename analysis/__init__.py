@@ -1,1 +1,0 @@
-"""Analyses of a trained network: energy and operations, firing rates, figures."""

@@ -1,0 +1,219 @@
+"""Where the gradient through time comes from, measured: ∂L/∂u[t] by lag (see gradient_by_lag.py).
+
+    python -m figures.gradient_flow -resume logs/lif/checkpoint_max.pth logs/clif/checkpoint_max.pth -out_dir flow
+    python -m figures.gradient_flow -dataset digits_seq -model mlp3 -T 8 -neuron LIF CLIF -out_dir flow
+
+The first for trained networks, with the settings in the config.json beside each; the second for fresh ones. The share
+of a lag is its part of the L1 norm, summed over batch, neurons and t. *Zero* is the fraction of all (neuron, t) but the
+last t where everything of lag 1 and more is exactly 0; *cut*, the same among those to which a later step would send
+something, H[t′] and its gradient not being 0: the work of part II in Eq. 14. What CLIF's u alone carries is M1; the
+rest of the whole has passed m on its way, M2. The batch is one of training, as training sees it, in float64.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from data import DATASETS, DataError, build_dataset
+from data.loader import build_loader
+from models import BATCH_NORMS, MODELS, NETWORK_OPTIONS, STATISTICS, build_model
+from neurons import BACKENDS, NEURONS, SURROGATES
+from utils.checkpoint import CheckpointError, load_weights
+from utils.cli import OneLineParser, UsageError, number, one_of, training_parser
+from utils.exit import one_line_errors
+from utils.inference_cli import read_config
+from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.output import markdown_table, write_json, written_aside
+from utils.run_dir import environment
+from utils.seeding import seed_all
+
+from .gradient_by_lag import gradient_flow
+from .style import BLACK, NEURON_STYLES, WIDTH, in_style, save_figure
+
+CPU = torch.device("cpu")
+SHOWN = 6  # lags that have a column of their own in the table
+OF_A_FLOW = ("dataset", "model", "neuron", "T", "tau", "surrogate", "alpha", "seed")
+
+
+def training_defaults() -> dict[str, Any]:
+    """The training script's settings, for fresh networks and for what a config.json may lack."""
+    parser = training_parser(datasets=DATASETS, models=MODELS, neurons=NEURONS, surrogates=SURROGATES,
+                             batch_norms=BATCH_NORMS, statistics=STATISTICS, backends=BACKENDS)  # fmt: skip
+    settings = vars(parser.parse_args([]))
+    return {**settings, "seed": settings["seed"][0]}
+
+
+def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) -> dict[str, Any]:
+    """Build a network by its settings, load its weights if it has been trained, and split the gradient of a batch."""
+    settings = {**training_defaults(), **settings}
+    task = build_dataset(
+        settings["dataset"],
+        settings["data_dir"],
+        T=settings["T"],
+        seed=settings["seed"],
+        download=False,
+        event_split=settings["event_split"],
+    )
+    seed_all(settings["seed"])
+    options = {name: settings[name] for name in NETWORK_OPTIONS if name not in ("backend", "bptt_k")}
+    try:
+        net = build_model(
+            settings["model"],
+            settings["neuron"],
+            num_classes=task.num_classes,
+            in_channels=task.in_channels,
+            input_size=task.input_size,
+            backend="torch",
+            **options,
+        )
+    except ValueError as error:
+        raise UsageError(f"-model {settings['model']} on {settings['dataset']}: {error}") from None
+    if checkpoint is not None:
+        load_weights(net, checkpoint)
+    loader = build_loader(
+        task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
+    )
+    x_seq, target = next(loader.epoch(0))
+    criterion = partial(bptt_loss, **{name: settings[name] for name in LOSS_OPTIONS})
+    try:
+        layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
+    except ValueError as error:
+        raise UsageError(f"-neuron {settings['neuron']}: {error}") from None
+    return {
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        **{name: settings[name] for name in OF_A_FLOW},
+        "batch": x_seq.shape[1],
+        "layers": [asdict(layer) for layer in layers],
+    }
+
+
+def table(flows: Sequence[dict[str, Any]]) -> str:
+    """A row per network and layer: shares of the first lags and of the rest, and the fractions zero and cut, in %."""
+    lags = min(SHOWN, max(flow["T"] for flow in flows))
+    header = ["network, layer", *(f"lag {lag}" for lag in range(lags)), f"lag ≥ {lags}", "zero", "cut"]
+    rows = []
+    for flow in flows:
+        for layer in flow["layers"]:
+            share = layer["share"] + [0.0] * (lags - len(layer["share"]))
+            cells = [*share[:lags], sum(share[lags:])]
+            ends = ["–" if layer[name] is None else f"{100 * layer[name]:.2f}" for name in ("zero", "cut")]
+            rows.append([f"{label_of(flow)}: {layer['name']}", *(f"{100 * cell:.3f}" for cell in cells), *ends])
+    return markdown_table(header, rows)
+
+
+def quantities(flows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Means over the layers, in %, by neuron: the share that comes from later steps, and what is cut off from them."""
+    found = {}
+    for flow in flows:
+        layers = flow["layers"]
+        found[f"{flow['neuron']}, share of lag 1 and more (%)"] = 100 * mean(sum(e["share"][1:]) for e in layers)
+        if flow["T"] > 1:
+            found[f"{flow['neuron']}, cut (%)"] = 100 * mean(each["cut"] for each in layers)
+    return found
+
+
+def label_of(flow: dict[str, Any]) -> str:
+    return f"{flow['neuron']}, {'fresh' if flow['checkpoint'] is None else 'trained'}"
+
+
+def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Share of each lag, a panel per layer, and in the last panel the fraction that is cut, by layer."""
+    deepest = max(len(flow["layers"]) for flow in flows)
+    with in_style():
+        columns = min(4, deepest + 1)
+        rows = -(-(deepest + 1) // columns)
+        figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.3))
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for flow in flows:
+            style = {**NEURON_STYLES[flow["neuron"]]}
+            if flow["checkpoint"] is None:
+                style |= {"markerfacecolor": "white", "alpha": 0.7}
+            for number_, layer in enumerate(flow["layers"]):
+                shown = [share if share > 0 else float("nan") for share in layer["share"]]
+                panels[number_].semilogy(range(flow["T"]), shown, **style, label=label_of(flow))
+                panels[number_].set_title(f"layer {number_ + 1}")
+                if layer["m1"] is not None:
+                    parts = [m1 / sum(layer["l1"]) or float("nan") for m1 in layer["m1"]]
+                    panels[number_].semilogy(
+                        range(flow["T"]), parts, color=BLACK, linestyle=":", linewidth=1, label="CLIF, by u alone (M1)"
+                    )
+            if flow["T"] > 1:
+                cut = [100 * layer["cut"] for layer in flow["layers"]]
+                panels[deepest].plot(range(1, len(cut) + 1), cut, **style)
+        for panel in panels[:deepest]:
+            panel.set_xlabel("lag t′ − t")
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        panels[0].set_ylabel("share of |∂L/∂u|")
+        panels[deepest].set_title("cut off from later steps")
+        panels[deepest].set_xlabel("layer")
+        panels[deepest].set_ylabel("neurons and steps (%)")
+        panels[deepest].set_ylim(-4, 104)
+        panels[deepest].xaxis.get_major_locator().set_params(integer=True)
+        for panel in panels[deepest + 1 :]:
+            panel.set_visible(False)
+        handles, labels = panels[0].get_legend_handles_labels()
+        unique = dict(zip(labels, handles, strict=True))
+        figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=len(unique), handlelength=3)
+        save_figure(figure, path)
+
+
+def read_options(argv: Sequence[str] | None = None) -> Namespace:
+    parser = OneLineParser("Split the gradient through time by lag: how far back each layer's gradient reaches.")
+    add, positive, default = parser.add_argument, number(int, least=1), training_defaults()
+    add(
+        "-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its config.json"
+    )
+    add("-neuron", type=one_of("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
+    add("-model", type=one_of("model", MODELS), default="mlp3", help="fresh networks: model")
+    add("-dataset", type=one_of("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
+    add("-T", type=positive, default=8, help="fresh networks: time steps")
+    add(
+        "-tau",
+        type=number(float, above=1),
+        default=default["tau"],
+        help="fresh networks: membrane time constant, in steps",
+    )
+    add("-seed", type=number(int, least=0), default=default["seed"], help="fresh networks: seed of weights and batch")
+    add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
+    add("-b", type=positive, default=64, help="batch size")
+    add("-out_dir", type=Path, required=True, help="where gradient_flow.md, .json, .png and .pdf go")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = read_options(argv)
+    flows = []
+    if args.resume:
+        for path in args.resume:
+            config = read_config(path)
+            if config is None:
+                raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
+            told = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
+            neuron = told.get("neuron", config["neuron"])
+            seed = config["seed"][0] if isinstance(config["seed"], list) else config["seed"]
+            flows.append(flow_of({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path, args.b))
+    else:
+        named = ("model", "dataset", "T", "tau", "seed", "data_dir")
+        settings = {name: getattr(args, name) for name in named}
+        flows = [flow_of({**settings, "neuron": neuron}, None, args.b) for neuron in args.neuron]
+    text = table(flows)
+    with written_aside(args.out_dir) as folder:
+        (folder / "gradient_flow.md").write_text(text)
+        content = {"quantities": quantities(flows), "networks": flows, "made_with": environment(CPU)}
+        write_json(folder / "gradient_flow.json", content)
+        draw(flows, folder / "gradient_flow")
+    print(f"Share of the gradient by lag, in %:\n\n{text}\nresults: {args.out_dir}")
+
+
+if __name__ == "__main__":
+    with one_line_errors("figures.gradient_flow", UsageError, DataError, CheckpointError):
+        main()

@@ -1,0 +1,155 @@
+"""What torch computes of a step, written down as nodes: a dispatch mode, and a rule for each of torch's operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .graph import OPS, Graph, Node
+
+
+class DerivationError(ValueError):
+    """A step of which no kernel can be derived: one line that says why."""
+
+
+class Trace(TorchDispatchMode):
+    """Writes down what torch computes of one-element float64 tensors, autograd's part too, as nodes of a graph."""
+
+    def __init__(self, neuron: str):
+        super().__init__()
+        self.neuron, self.graph = neuron, Graph()
+        self.nodes: dict[int, Node] = {}  # by the tensor's id
+        self.alive: list[Tensor] = []  # so that no id is used twice
+
+    def input(self, name: str) -> Tensor:
+        tensor = torch.full((1,), 0.25 + 0.5 * len(self.alive), dtype=torch.float64)
+        return self.keep(tensor, self.graph.variable(name))
+
+    def keep(self, tensor: Tensor, node: Node) -> Tensor:
+        self.nodes[id(tensor)] = node
+        self.alive.append(tensor)
+        return tensor
+
+    def node(self, x: Any) -> Any:
+        """The node of a tensor; one that the step brought along is a constant. Whatever else it is stays."""
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in self.nodes:
+            if x.numel() != 1:
+                raise DerivationError(
+                    f"{self.neuron}'s step uses a tensor of shape {list(x.shape)}, not of its arguments"
+                )
+            self.keep(x, self.graph.constant(float(x)))
+        return self.nodes[id(x)]
+
+    def number(self, x: Tensor) -> Node:
+        """The node of a tensor, a mask as 1 and 0."""
+        return as_number(self.graph, self.node(x))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = func._opname
+        if name in ("_local_scalar_dense", "is_nonzero", "equal"):
+            raise DerivationError(f"{self.neuron}'s step looks at the values of tensors (if, float() or .item())")
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            in_place = name.endswith("_") and not name.startswith("_")
+            rule = RULES.get(name.rstrip("_") if in_place else name)
+            if rule is None or out.numel() != 1:
+                raise DerivationError(f"{self.neuron}'s step uses {name}, which has no point-wise form here")
+            self.keep(out, rule(self.graph, *map(self.node, args), **kwargs))
+        return out
+
+
+# ---- torch's operations as nodes
+
+Rule = Callable[..., Node]
+
+
+def plain(op: str) -> Rule:
+    """An operation that is one here too."""
+
+    def rule(graph: Graph, *args: Node | float, alpha: float = 1) -> Node:
+        numbers = [as_number(graph, a) if isinstance(a, Node) else a for a in args]
+        if alpha != 1:
+            numbers[1] = graph.make("mul", alpha, numbers[1])
+        return graph.make(op, *numbers)
+
+    return rule
+
+
+def same(graph: Graph, x: Node, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> Node:
+    """A copy or a view; a mask that becomes a number is 1 and 0."""
+    return x if dtype in (None, torch.bool) else as_number(graph, x)
+
+
+def full(graph: Graph, _: Any, value: float, **__: Any) -> Node:
+    return graph.constant(value)
+
+
+def clamp(graph: Graph, x: Node, low: float | None = None, high: float | None = None) -> Node:
+    x = x if low is None else graph.make("maximum", x, low)
+    return x if high is None else graph.make("minimum", x, high)
+
+
+def power(graph: Graph, x: Node, exponent: float) -> Node:
+    if exponent not in range(5):
+        raise DerivationError(f"x ** {exponent} has no point-wise form here: whole powers up to 4 have")
+    y = graph.constant(1)
+    for _ in range(int(exponent)):
+        y = graph.make("mul", x, y)
+    return y
+
+
+def sign(graph: Graph, x: Node) -> Node:
+    negative = graph.make("where", graph.make("lt", x, 0), -1.0, 0.0)
+    return graph.make("where", graph.make("gt", x, 0), 1.0, negative)
+
+
+def sigmoid_back(graph: Graph, g: Node, y: Node) -> Node:
+    return graph.make("mul", g, graph.make("mul", y, graph.make("sub", 1.0, y)))
+
+
+def tanh_back(graph: Graph, g: Node, y: Node) -> Node:
+    return graph.make("mul", g, graph.make("sub", 1.0, graph.make("mul", y, y)))
+
+
+def threshold_back(graph: Graph, g: Node, x: Node, threshold: float) -> Node:
+    return graph.make("where", graph.make("le", x, threshold), 0.0, g)
+
+
+RULES: dict[str, Rule] = {
+    **{name: plain(name) for name in OPS if name not in ("and", "where")},
+    "logical_and": lambda graph, a, b: graph.make("and", a, b),
+    "bitwise_and": lambda graph, a, b: graph.make("and", a, b),
+    "where": lambda graph, mask, a, b: graph.make("where", mask, a, b),
+    "masked_fill": lambda graph, x, mask, value: graph.make("where", mask, value, x),
+    **dict.fromkeys(("_to_copy", "detach", "alias", "clone", "lift_fresh", "view", "expand", "_unsafe_view"), same),
+    "reciprocal": lambda graph, x: graph.make("div", 1.0, x),
+    "rsub": lambda graph, a, b: graph.make("sub", b, a),
+    "relu": lambda graph, x: graph.make("maximum", x, 0.0),
+    "clamp": clamp,
+    "clamp_min": clamp,
+    "clamp_max": lambda graph, x, high: clamp(graph, x, None, high),
+    "pow": power,
+    "square": lambda graph, x: graph.make("mul", x, x),
+    "sgn": sign,
+    "sign": sign,
+    "sigmoid_backward": sigmoid_back,
+    "tanh_backward": tanh_back,
+    "threshold_backward": threshold_back,
+    **dict.fromkeys(("zeros_like", "zeros", "new_zeros"), lambda graph, *_, **__: graph.constant(0)),
+    **dict.fromkeys(("ones_like", "ones", "new_ones"), lambda graph, *_, **__: graph.constant(1)),
+    **dict.fromkeys(("full_like", "full"), full),
+    "scalar_tensor": lambda graph, value, **_: graph.constant(value),
+    "new_full": lambda graph, _, __, value, **___: graph.constant(value),
+}
+
+
+def as_number(graph: Graph, node: Node) -> Node:
+    """A mask as 1 and 0."""
+    return graph.indicator(node) if node.is_mask else node

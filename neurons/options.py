@@ -1,0 +1,77 @@
+"""The options of a neuron's constructor: what they are where nobody says, and which mean something to which neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .ops import Learned, canonical
+from .surrogate import spike_function
+
+DEFAULTS: dict[str, Any] = {
+    "tau": 2.0,
+    "v_threshold": 1.0,
+    "v_reset": None,
+    "decay_input": False,
+    "detach_reset": False,
+    "T": None,
+    "channels": None,
+    "step_mode": "m",
+}
+EVERY = ("surrogate", "alpha", "backend", "keep_state", "bptt_k")  # options of every neuron that has a step
+
+
+def takes(neuron: Any, option: str) -> bool:
+    """Whether an option means something to a neuron class that has a step."""
+    if option in ("T", "step_mode"):  # a weight for each step: whole sequences only
+        return any(each.per_step for each in neuron.learned) == (option == "T")
+    if option == "channels":
+        return any(each.per_channel for each in neuron.learned)
+    return option in EVERY or option in neuron.options
+
+
+def check_options(neuron: Any, given: dict[str, Any]) -> None:
+    """Refuse options of :data:`DEFAULTS` that mean nothing to a neuron class, or have no meaning at all.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for option, value in given.items():
+        if value != DEFAULTS[option] and not neuron.takes(option):
+            raise ValueError(f"{neuron.__name__} takes no {option}")
+    if neuron.takes("tau") and not given["tau"] > 1:
+        raise ValueError(f"tau must be > 1, not {given['tau']}")
+    if neuron.takes("T") and given["T"] is None:
+        raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
+
+
+def check_computation(
+    surrogate: str | Callable[[Tensor], Tensor], alpha: float, backend: str, bptt_k: int | None
+) -> None:
+    """Refuse what computes nothing, or not together.
+
+    Raises:
+        ValueError: if a name is unknown, a number out of range, or ``bptt_k`` meets what cannot do it.
+    """
+    if isinstance(surrogate, str):
+        spike_function(surrogate, alpha)  # which checks them
+    fused = canonical(backend) not in ("auto", "reference")
+    if bptt_k is None:
+        return
+    if bptt_k < 1:
+        raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
+    if not isinstance(surrogate, str):
+        raise ValueError("bptt_k works with a named surrogate, not with one of your own")
+    if fused:
+        raise ValueError(f"bptt_k is computed by torch, and backend {backend} was asked for; leave it out")
+
+
+def first_value(learned: Learned, neuron: Any, T: int | None, channels: int | None) -> Tensor:
+    """What a parameter starts as: [T, C], [T], [C] or []."""
+    start = learned.start(neuron) if callable(learned.start) else learned.start
+    steps = (T,) if learned.per_step else ()
+    shape = (*steps, channels) if learned.per_channel and channels else steps
+    return torch.as_tensor(start, dtype=torch.float32).expand(shape).clone()  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""A recipe to read: its report in Markdown, and, before it is run, its commands and what they took elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+from deploy import table8
+from utils.output import markdown_table
+
+from .checked_yaml import Printed
+from .evaluation import OF_EACH_STEP
+from .recipe import ACCURACY, Recipe, Run
+from .recipe_figures import resets_of
+from .results import BEST, LAST, TRAINED, Outcome, Results
+
+NOT_RUN, NOT_MEASURED, NONE = "not run", "not measured", "–"
+BY_LAYER = "firing rate "  # then the layer's number
+NOTE = (
+    "Accuracy in %, mean ± standard deviation over seeds. Test accuracy stands twice: with the running statistics of "
+    "batch norm that all steps share, as published, and, *per step*, with those of each step ({none}: not measured). "
+    "Training: on the training set, in the last epoch. Hours: one seed.\n"
+)
+
+
+def markdown(recipe: Recipe, outcomes: Mapping[str, Outcome], pictures: Sequence[str]) -> str:
+    """A recipe's report."""
+    lines = [f"## {recipe.name}: {recipe.title}", "", recipe.about, ""]
+    trained = [run for run in recipe.runs if run.command is None or run.command.trains]
+    measured = [run for run in recipe.runs if run not in trained]
+    lines += [trained_table(recipe, trained, outcomes)] if trained else []
+    lines += [measured_table(measured, outcomes)] if measured else []
+    if not any(outcome.seeds for outcome in outcomes.values()):
+        lines += [
+            f"Nothing of this has been run here: the paper's side alone. `python reproduce.py run {recipe.name}`\n"
+        ]
+    if any(quantity.startswith(BY_LAYER) for run in measured for quantity in run.paper):
+        lines += [f"The rates of single layers: {recipe.name}.csv, and the figure.\n"]
+    lines += [NOTE.format(none=NONE)]
+    if resets := {run.label: row for run in recipe.runs if (row := resets_of(outcomes[run.id]))}:
+        lines += ["".join(f"- {line}\n" for line in table8.findings(resets))]
+    if recipe.quoted:
+        lines += ["Quoted by the paper from others, not run here:\n"]
+        lines += [markdown_table(["", "accuracy (%)"], [[name, number(v)] for name, v in recipe.quoted.items()])]
+    lines += [f"![{recipe.title}]({name})\n" for name in pictures if name.endswith(".png")]
+    return "\n".join(lines)
+
+
+def trained_table(recipe: Recipe, runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
+    """Training runs, a row each: the paper's accuracy and ours, of the best and of the last epoch."""
+    compared = LAST if recipe.value == "last" else BEST
+    header = ["", "paper", "best", "best, per step", "last", "last, per step", "training",
+              f"{recipe.value} − paper", *ENDING]  # fmt: skip
+    rows = []
+    for run in runs:
+        paper, values = run.paper.get(ACCURACY), outcomes[run.id].values
+        places = places_of(paper)
+        shown = [mean_and_std(values.get(name, ()), places)
+                 for name in (BEST, BEST + OF_EACH_STEP, LAST, LAST + OF_EACH_STEP, TRAINED)]  # fmt: skip
+        known = paper is not None and values.get(compared)
+        difference = f"{mean(values[compared]) - paper:+.{max(2, places)}f}" if known else NONE  # type: ignore[operator]
+        rows.append([run.label, number(paper), *shown, difference, *ending(run, outcomes[run.id])])
+    return markdown_table(header, rows)
+
+
+def measured_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
+    """What else was measured, a row for each run and a column for each quantity; the paper's value in brackets.
+
+    Accuracies with the running statistics of each step have a row of their own.
+    """
+    columns = list(dict.fromkeys(name for run in runs for name in run.paper if not name.startswith(BY_LAYER)))
+    rows = []
+    for run in runs:
+        outcome = outcomes[run.id]
+        cells = []
+        for name in columns:
+            paper = run.paper.get(name)
+            ours = mean_and_std(outcome.values.get(name, ()), places_of(paper))
+            cells.append(ours if paper is None else f"{ours} ({number(paper)})")
+        rows.append([run.label, *cells, *ending(run, outcome)])
+        if any(name == ACCURACY or name in resets_of(outcome) for name in run.paper):
+            per_step = [mean_and_std(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
+            rows.append([f"{run.label}; per step", *per_step, *[""] * len(ENDING)])
+    return markdown_table(["", *columns, *ENDING], rows)
+
+
+ENDING = ("seeds", "hours", "device", "status")
+
+
+def ending(run: Run, outcome: Outcome) -> list[str]:
+    """The last columns: which seeds, what it took, and what is missing."""
+    status = [*([] if outcome.seeds or run.not_covered else [NOT_RUN]), *outcome.notes]
+    hours = NONE if outcome.hours is None else f"{outcome.hours:.3g}"
+    return [", ".join(map(str, outcome.seeds)) or NONE, hours, outcome.device or NONE, "; ".join(status) or "done"]
+
+
+def mean_and_std(values: Sequence[float], places: int = 0) -> str:
+    """Mean ± standard deviation, as far as there are values."""
+    if not values:
+        return NONE
+    places = max(places, places_for(mean(values)))
+    return f"{mean(values):.{places}f}" + (f" ± {stdev(values):.{places}f}" if len(values) > 1 else "")
+
+
+def number(value: float | None) -> str:
+    """The paper's number as it is printed."""
+    if value is None:
+        return NONE
+    return value.text if isinstance(value, Printed) else f"{value:g}"
+
+
+def places_of(paper: float | None) -> int:
+    """How many decimals the paper prints."""
+    return len(paper.text.partition(".")[2]) if isinstance(paper, Printed) else 0
+
+
+def places_for(value: float) -> int:
+    """How many decimals to show of a value of ours: two, four of what is below 1."""
+    return 2 if abs(value) >= 1 or not value else 4
+
+
+def show(recipe: Recipe, results: Results) -> str:
+    """A recipe to read before it is run: every command, the paper's values, and what it took where it was run."""
+    lines = [f"{recipe.name}: {recipe.title}", "", recipe.about, "", f"seeds: {', '.join(map(str, recipe.seeds))}", ""]
+    for run in recipe.runs:
+        lines += [f"{run.id}: {run.label}"]
+        paper = ", ".join(f"{name} {'not printed' if v is None else number(v)}" for name, v in run.paper.items())
+        lines += [f"    paper:   {paper}"]
+        if run.command is None:
+            lines += [f"    NOT COVERED: {run.not_covered}", ""]
+            continue
+        lines += [f"    command: {run.command.text}" + (f"    (reads {', '.join(run.of)})" if run.of else "")]
+        lines += [f"    takes:   {takes(results.outcome(run, recipe.seeds))}", ""]
+    if recipe.quoted:
+        lines += [f"quoted from others: {', '.join(f'{name} {number(v)}' for name, v in recipe.quoted.items())}"]
+    return "\n".join(lines)
+
+
+def takes(outcome: Outcome) -> str:
+    """What one seed took, as measured."""
+    if outcome.hours is None:
+        return f"time and memory: {NOT_MEASURED}"
+    memory = "" if outcome.memory_gb is None else f", {outcome.memory_gb:.2g} GB"
+    return f"{outcome.hours:.2g} hours{memory} for one seed on {outcome.device or 'a device that is not named'}"

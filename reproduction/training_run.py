@@ -1,0 +1,100 @@
+"""A training run as its folder or the evidence has it: torn lines are left out and counted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+NEEDED = ("epoch", "test_acc", "best_test_acc", "test_loss", "train_loss", "seconds")
+ABOUT = ("samples", "split", "ranks")  # what config.json holds besides settings and ``made_with``
+# test accuracy with the running statistics that all steps share, and with those of each step
+SHARED, PER_STEP = "test_acc", "test_acc_per_step"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A training run.
+
+    Args:
+        where: its folder, or the file of the evidence.
+        rows: its good lines by epoch.
+        epochs: how many it is to have.
+        settings: as its config.json has them.
+        about: samples, split, ranks; versions, commit and device under ``made_with``; ``date``.
+        left_out: lines that are torn or no epoch's.
+        other: why it is not the command's run after all, or "".
+    """
+
+    where: Path
+    rows: Sequence[Mapping[str, float]]
+    epochs: int
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    left_out: int = 0
+    other: str = ""
+
+    @property
+    def is_finished(self) -> bool:
+        return bool(self.rows) and not self.other and self.rows[-1]["epoch"] == self.epochs - 1
+
+    @property
+    def best_row(self) -> Mapping[str, float]:
+        """The epoch that was chosen as the best; with a validation set another may have the same test accuracy."""
+        best = self.rows[-1]["best_test_acc"]
+        return next((row for row in self.rows if best in (row[SHARED], row.get(PER_STEP))), {SHARED: best})
+
+    @property
+    def last_row(self) -> Mapping[str, float]:
+        return self.rows[-1]
+
+    @property
+    def device(self) -> str:
+        return str(self.about.get("made_with", {}).get("device", ""))
+
+    @property
+    def hours(self) -> float:
+        """Hours of all epochs; those of lines left out are taken as the others' mean."""
+        return mean(row["seconds"] for row in self.rows) * self.epochs / 3600
+
+    @property
+    def memory_gb(self) -> float | None:
+        """Most memory held, in GiB; None where it was not measured."""
+        return max((row["peak_memory_gb"] for row in self.rows if "peak_memory_gb" in row), default=None)
+
+
+def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
+    """A training run's folder; None if it holds neither config.json nor metrics.jsonl."""
+    metrics = folder / "metrics.jsonl"
+    if not ((folder / "config.json").exists() or metrics.exists()):
+        return None
+    rows, left_out = read_rows(metrics)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        about = {name: config.pop(name) for name in (*ABOUT, "made_with", "date") if name in config}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return TrainingRun(folder, rows, epochs, {}, {}, left_out, "config.json is missing or torn")
+    if metrics.exists():
+        about = {"date": datetime.fromtimestamp(metrics.stat().st_mtime, UTC).isoformat(timespec="seconds"), **about}
+    return TrainingRun(folder, rows, epochs, config, about, left_out)
+
+
+def read_rows(path: Path) -> tuple[list[dict[str, float]], int]:
+    """The good lines of a metrics.jsonl by epoch, and how many lines were left out."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    rows: dict[int, dict[str, float]] = {}
+    left_out = 0
+    for line in filter(bytes.strip, lines):
+        try:
+            row = json.loads(line)
+            if not all(math.isfinite(row[name]) for name in NEEDED):
+                raise ValueError("not a number")
+            rows[int(row["epoch"])] = row
+        except (ValueError, TypeError, KeyError, RecursionError):
+            left_out += 1
+    return [rows[epoch] for epoch in sorted(rows)], left_out

@@ -1,0 +1,44 @@
+"""Results on disk: a folder of them that appears as a whole, JSON, Markdown tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .run_dir import naming_disk
+
+
+@contextmanager
+def written_aside(out_dir: Path) -> Iterator[Path]:
+    """A folder to write results in; at the end they move to ``out_dir`` one by one, or, if something fails, not at all.
+
+    Files of the same name are replaced, others in ``out_dir`` stay.
+
+    Raises:
+        UsageError: if it cannot be written to.
+    """
+    with naming_disk(out_dir):
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        aside = tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-")
+    with aside as folder:
+        yield Path(folder)
+        with naming_disk(out_dir):
+            out_dir.mkdir(exist_ok=True)
+            for path in sorted(Path(folder).iterdir()):
+                os.replace(path, out_dir / path.name)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as indented JSON."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left-aligned, the rest right-aligned."""
+    align = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *rows)) + "\n"
