@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -30,19 +29,25 @@ Grid = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and columns of a program's tile, and its warps."""
+    """Rows and columns of a program's tile, its warps, and how many registers a thread may take (None: all)."""
 
     rows: int
     columns: int
     warps: int
+    registers: int | None = None
+
+    def over(self, frame: Frame) -> Tile:
+        """As many elements in other rows, if the frame has fewer columns."""
+        columns = min(self.columns, triton.next_power_of_2(frame.columns))
+        return self if frame.flat else replace(self, rows=self.rows * self.columns // columns, columns=columns)
 
     @property
-    def of(self) -> dict[str, int]:
-        return {"ROWS": self.rows, "COLS": self.columns, "num_warps": self.warps}
+    def constants(self) -> dict[str, Any]:
+        return {"ROWS": self.rows, "COLS": self.columns, "num_warps": self.warps, "maxnreg": self.registers}
 
 
 FORWARD = {True: Tile(1, 256, 4), False: Tile(8, 64, 8)}  # by whether a frame is flat
-BACKWARD = {True: Tile(1, 256, 4), False: Tile(8, 64, 8)}
+BACKWARD = {True: Tile(1, 256, 4), False: Tile(4, 64, 4, 128)}
 STREAM = Tile(16, 64, 4)  # of statistics and of the norm's own gradient
 
 
@@ -126,12 +131,13 @@ class TritonKernels(NormKernels):
         train: bool,
     ) -> tuple[Tensor, Tensors, Tensors]:
         call = Call(dynamics, x, table, norm)
-        tile, frame = FORWARD[call.frame.flat], call.frame
+        frame = call.frame
+        tile = FORWARD[frame.flat].over(frame)
         spikes, ends = empty_frames(x), tuple(empty_state(x) for _ in dynamics.states) if last else ()
         kept = self.saved_for(dynamics, x) if train else ()
         launch(
             forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, table, call.norm, states, ends, kept,
-            *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.of,
+            *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.constants,
         )  # fmt: skip
         return spikes, ends, kept
 
@@ -162,7 +168,8 @@ class TritonKernels(NormKernels):
     ) -> tuple[Tensor, Tensors, Tensor | None, Tensor | None]:
         """→ g_c, g_states, each program's part of Σ g_c and Σ g_c·x [programs, 2, T, C], g_table."""
         call = Call(dynamics, x, table, norm)
-        tile, frame = BACKWARD[call.frame.flat], call.frame
+        frame = call.frame
+        tile = BACKWARD[frame.flat].over(frame)
         across, tiles = frame.tiles(tile)
         programs, each = shared_among(tiles, across, x.device) if norm or table is not None else (tiles, 1)
         g_c, g_states = empty_frames(x), tuple(empty_state(x) for _ in states)
@@ -175,7 +182,7 @@ class TritonKernels(NormKernels):
             backward_kernel, frame.grid(tile, programs), x, g_s, g_c, table, call.norm, states, saved, g_last, g_states,
             parts, of_table, *call.sizes, each,
             START=call.steps.start, STEP_SAVING=call.steps.step_saving, STEP_BACK=call.steps.step_back,
-            **call.constants, **tile.of,
+            **call.constants, **tile.constants,
         )  # fmt: skip
         return g_c, g_states, parts, None if of_table is None else of_table.sum(0).to(table.dtype)
 
@@ -207,12 +214,13 @@ class TritonKernels(NormKernels):
         """Write mean, var and, with a weight, the a and b of y = a·x + b of each (t, c), or of each c."""
         frame, T = Frame.of(x, True), x.shape[0]
         distinct = 1 if x.stride(0) == 0 else T  # frames
-        across, tiles = frame.tiles(STREAM)
+        tile = STREAM.over(frame)
+        across, tiles = frame.tiles(tile)
         programs, each = shared_among(tiles, across * distinct, x.device, MOST_PROGRAMS[2])
         parts = x.new_empty(programs, 2, distinct, frame.columns, dtype=torch.float32)
         launch(
             statistics_kernel, (across, distinct, programs), x, parts, frame.rows, frame.columns, x.stride(0), each,
-            **STREAM.of,
+            **tile.constants,
         )  # fmt: skip
         launch(
             moments_kernel, terms_grid(frame), parts, x, weight, bias, mean, var, scale, shift,
@@ -222,12 +230,13 @@ class TritonKernels(NormKernels):
     def combine(self, g_y: Tensor, x: Tensor, scale: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """∂L/∂x = a·g_y + A·x + B, in g_y's place."""
         frame, T = Frame.of(x, True), x.shape[0]
-        across, tiles = frame.tiles(STREAM)
+        tile = STREAM.over(frame)
+        across, tiles = frame.tiles(tile)
         programs, each = shared_among(tiles, across * T, x.device, MOST_PROGRAMS[2])
         factors = [in_rows(term) for term in (scale, A, B)]
         launch(
             combine_kernel, (across, T, programs), g_y, x, g_y, *factors, frame.rows, frame.columns, frame.size,
-            x.stride(0), *(term.stride(0) for term in factors), each, **STREAM.of,
+            x.stride(0), *(term.stride(0) for term in factors), each, **tile.constants,
         )  # fmt: skip
         return g_y
 

@@ -102,12 +102,12 @@ def source(d: Derived) -> str:
     n = len(states)
     g_c, g_before, g_learned = d.back[0], d.back[1 : 1 + n], d.back[1 + n :]
     of_c, of_g = d.inputs("c", "g_s")
-    groups_back = [(g_c,), g_before, [g_learned[k] for k in fixed], [g_learned[k] for k in timed]]
+    returned = [g_c, g_before, tuple(g_learned[k] for k in fixed), tuple(g_learned[k] for k in timed)]
     texts = {
         "start": together(f"zero + {value!r}" for _, value in d.dynamics.states),
-        "step": body(d, before, [(d.s,), d.after], (), of_c),
+        "step": body(d, before, [d.s, d.after], (), of_c),
         "step_saving": body(d, before, [d.after, d.saved], (), of_c),
-        "step_back": body(d, after, groups_back, d.saved, of_g),
+        "step_back": body(d, after, returned, d.saved, of_g),
     }
     return MODULE.format(name=d.dynamics.name, package=__package__, **texts)
 
@@ -116,20 +116,21 @@ def unpacked(names: Iterable[str], values: str) -> list[str]:
     return [f"in_{name} = {values}[{i}]" for i, name in enumerate(names)]
 
 
-def body(d: Derived, first: list[str], groups: list, given: Iterable[Node], tile: Node) -> str:
-    """A function's statements; it returns groups of outputs: one as it is, several as a tuple.
+def body(d: Derived, first: list[str], returned: list[Node | tuple[Node, ...]], given: Iterable[Node], tile: Node) -> str:
+    """A function's statements.
 
     Args:
-        first: what unpacks its arguments. given: nodes that are known then. tile: an input of a tile's shape.
+        first: what unpacks its arguments. returned: nodes, and tuples of nodes.
+        given: nodes that are known then. tile: an input of a tile's shape.
     """
-    outputs = [node for group in groups for node in group]
+    outputs = [node for each in returned for node in (each if isinstance(each, tuple) else (each,))]
     lines = first + [f"{spelt(node)} = {expression(d, node)}" for node in ordered(outputs, given)]
 
     def whole(node: Node) -> str:  # in the shape of a tile
-        constant = not node.args and node.op == "const"
-        return f"tl.zeros_like({spelt(tile)}) + {spelt(node)}" if constant or d.is_uniform(node) else spelt(node)
+        varies = node.constant is None and not d.is_uniform(node)
+        return spelt(node) if varies else f"tl.zeros_like({spelt(tile)}) + {spelt(node)}"
 
-    parts = [whole(group[0]) if isinstance(group, tuple) and group in ((d.s,), (d.g_c,)) else together(map(whole, group)) for group in groups]
+    parts = [together(map(whole, each)) if isinstance(each, tuple) else whole(each) for each in returned]
     return "\n    ".join([*lines, f"return {', '.join(parts)}"])
 
 
