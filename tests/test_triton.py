@@ -123,11 +123,11 @@ def normed(name, options, kind, backend, dtype, x, grad):
     return spikes.detach(), [leaf.grad, norm.weight.grad, norm.bias.grad, *learned, *statistics]
 
 
-@pytest.mark.parametrize(("case", "kind", "T"), sampled(NORM_CASES, KINDS, LENGTHS))
+@pytest.mark.parametrize(("case", "kind", "T"), sampled(NORM_CASES, KINDS, (1, 2, 6, 33)))
 def test_norm_and_fire_matches_norm_then_fire(case, kind, T, device):
     """Gradients may be off by as much as float32's own under autograd are (ILIF's, over 33 steps, by half a percent)."""
     name, options = case
-    x, grad = 2 * current((T, 3, 70, 3, 5)).to(device) + 0.7, current((T, 3, 70, 3, 5), seed=1).to(device)
+    x, grad = 2 * current((T, 2, 70, 2, 3)).to(device) + 0.7, current((T, 2, 70, 2, 3), seed=1).to(device)
     options = options_of(name, options, surrogate="sigmoid")  # without an edge
     expected_spikes, expected = normed(name, options, kind, "reference", torch.float64, x, grad)
     _, narrow = normed(name, options, kind, "reference", torch.float32, x, grad)
@@ -153,7 +153,7 @@ def test_norm_and_fire_in_bfloat16_rounds_once(device):
 @pytest.mark.parametrize("T", [6, 10])
 def test_sums_are_the_same_every_time_and_of_all_programs(T, device, monkeypatch):
     """Several programs, each of several tiles; one program alone adds up the same numbers in another order."""
-    x = current((T, 8, 70, 5, 5)).to(device).to(memory_format=torch.channels_last_3d)
+    x = current((T, 5, 70, 2, 3)).to(device)
     neuron = build("PLIF", None, backend="triton", keep_state=False).to(device)
     x, grad = (each.movedim(2, -1).contiguous().movedim(-1, 2) for each in (x, current(x.shape, seed=1).to(device)))
     dynamics, kernels = neuron.dynamics(), load_kernels("triton")

@@ -232,13 +232,33 @@ def leave_steps(
 
 
 @triton.jit
+def chunk_of_many(
+    x_ptr, g_ptr, out_ptr, table_ptr, norm_part_ptr, table_part_ptr, norm, states, g_states, fixed, of_fixed,
+    columns, first, x_step, step, norm_step, mask, col, inside, earlier,
+    STEP_SAVING: tl.constexpr, STEP_BACK: tl.constexpr, TIMED: tl.constexpr, TABLE: tl.constexpr,
+    T: tl.constexpr, N: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    """A chunk backward whose sums of each step are written at once: those of all T would not fit the registers."""
+    g_states, of_norm, of_fixed, of_timed = chunk_backward(
+        x_ptr, g_ptr, out_ptr, table_ptr, norm, states, g_states, fixed,
+        zeros_of(len(norm) * N, ROWS, COLS), of_fixed, zeros_of(len(TIMED) * N, ROWS, COLS),
+        first, x_step, step, norm_step, mask, col, inside, STEP_SAVING, STEP_BACK, TIMED, TABLE, N,
+    )  # fmt: skip
+    leave_steps(
+        norm_part_ptr, table_part_ptr, of_norm, of_timed, columns, first, col, inside, earlier, TIMED, TABLE, T, N
+    )  # fmt: skip
+    return g_states, of_fixed
+
+
+@triton.jit
 def leave_fixed(
     table_part_ptr, of_fixed, col, inside, FIXED: tl.constexpr, TABLE: tl.constexpr, ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):  # fmt: skip
     """Write the sums over all steps [P, *TABLE]: of the first one, which all steps read."""
+    STEPS: tl.constexpr = TABLE[0]
     for i in tl.static_range(len(FIXED)):
-        for t in tl.static_range(TABLE[0]):
+        for t in tl.static_range(STEPS):
             at = table_part_ptr + (FIXED[i] * TABLE[0] + t) * TABLE[1]
             value = of_fixed[i] if t == 0 else tl.zeros([ROWS, COLS], tl.float32)
             leave(at, value, col, inside, None, TABLE[1])
@@ -274,8 +294,8 @@ def backward_kernel(
     col, inside = columns_of(columns, FLAT, COLS)
     fixed = parameters(table_ptr, 0, col, inside, FIXED, TABLE[0], TABLE[1])
     of_fixed = zeros_of(len(FIXED), ROWS, COLS)
-    of_norm = zeros_of(len(norm) * K, ROWS, COLS)
-    of_timed = zeros_of(len(TIMED) * K, ROWS, COLS)
+    of_norm = zeros_of(len(norm) * T if T == K else 0, ROWS, COLS)
+    of_timed = zeros_of(len(TIMED) * T if T == K else 0, ROWS, COLS)
     if len(norm) > 0:
         norm_part_ptr += wide(program) * (2 * T) * columns
     if len(FIXED) + len(TIMED) > 0:
@@ -294,27 +314,19 @@ def backward_kernel(
             )  # fmt: skip
         else:
             if T % K > 0:
-                last = states_at(T // K, states, kept, step, at, mask)
-                g_states, new_norm, of_fixed, new_timed = chunk_backward(
-                    x_ptr + at, g_ptr + at, out_ptr + at, table_ptr, norm, last, g_states, fixed,
-                    of_norm, of_fixed, of_timed, T - T % K, x_step, step, norm_step, mask, col, inside,
-                    STEP_SAVING, STEP_BACK, TIMED, TABLE, T % K,
-                )  # fmt: skip
-                leave_steps(
-                    norm_part_ptr, table_part_ptr, new_norm, new_timed, columns, T - T % K, col, inside, tile > 0,
-                    TIMED, TABLE, T, T % K,
+                g_states, of_fixed = chunk_of_many(
+                    x_ptr + at, g_ptr + at, out_ptr + at, table_ptr, norm_part_ptr, table_part_ptr, norm,
+                    states_at(T // K, states, kept, step, at, mask), g_states, fixed, of_fixed,
+                    columns, T - T % K, x_step, step, norm_step, mask, col, inside, tile > 0,
+                    STEP_SAVING, STEP_BACK, TIMED, TABLE, T, T % K, ROWS, COLS,
                 )  # fmt: skip
             for i in range(T // K):
                 k = T // K - 1 - i
-                g_states, new_norm, of_fixed, new_timed = chunk_backward(
-                    x_ptr + at, g_ptr + at, out_ptr + at, table_ptr, norm,
-                    states_at(k, states, kept, step, at, mask), g_states, fixed,
-                    of_norm, of_fixed, of_timed, k * K, x_step, step, norm_step, mask, col, inside,
-                    STEP_SAVING, STEP_BACK, TIMED, TABLE, K,
-                )  # fmt: skip
-                leave_steps(
-                    norm_part_ptr, table_part_ptr, new_norm, new_timed, columns, k * K, col, inside, tile > 0,
-                    TIMED, TABLE, T, K,
+                g_states, of_fixed = chunk_of_many(
+                    x_ptr + at, g_ptr + at, out_ptr + at, table_ptr, norm_part_ptr, table_part_ptr, norm,
+                    states_at(k, states, kept, step, at, mask), g_states, fixed, of_fixed,
+                    columns, k * K, x_step, step, norm_step, mask, col, inside, tile > 0,
+                    STEP_SAVING, STEP_BACK, TIMED, TABLE, T, K, ROWS, COLS,
                 )  # fmt: skip
             tl.debug_barrier()  # before the next tile adds to what these threads have left
         store_all(g_before, at, g_states, mask)

@@ -47,7 +47,9 @@ class Tile:
 
 
 FORWARD = {True: Tile(1, 256, 4), False: Tile(8, 64, 8)}  # by whether a frame is flat
-BACKWARD = {True: Tile(1, 256, 4), False: Tile(4, 64, 4, 128)}
+BACKWARD = {True: Tile(1, 256, 4), False: Tile(4, 64, 4, 128)}  # two elements of a thread
+CROWDED = Tile(2, 64, 4)  # one, where more values of each are kept than this
+MANY = 40
 STREAM = Tile(16, 64, 4)  # of statistics and of the norm's own gradient
 
 
@@ -153,7 +155,7 @@ class TritonKernels(NormKernels):
         g_last: Tensors,
     ) -> tuple[Tensor, Tensor | None, Tensors, Tensors | None]:
         g_c, g_states, parts, g_table = self._backward(dynamics, x, table, states, saved, norm, g_s, g_last)
-        return g_c, g_table, g_states, None if parts is None else (parts[:, 0].sum(0), parts[:, 1].sum(0))
+        return g_c, g_table, g_states, None if parts is None else tuple(parts.sum(0))
 
     def _backward(
         self,
@@ -168,8 +170,7 @@ class TritonKernels(NormKernels):
     ) -> tuple[Tensor, Tensors, Tensor | None, Tensor | None]:
         """→ g_c, g_states, each program's part of Σ g_c and Σ g_c·x [programs, 2, T, C], g_table."""
         call = Call(dynamics, x, table, norm)
-        frame = call.frame
-        tile = BACKWARD[frame.flat].over(frame)
+        frame, tile = call.frame, call.backward_tile
         across, tiles = frame.tiles(tile)
         programs, each = shared_among(tiles, across, x.device) if norm or table is not None else (tiles, 1)
         g_c, g_states = empty_frames(x), tuple(empty_state(x) for _ in states)
@@ -307,6 +308,7 @@ class Call:
     def __init__(self, dynamics: Dynamics, x: Tensor, table: Tensor | None, norm: Tensors | None):
         T = x.shape[0]
         self.steps: Steps = steps(dynamics)
+        self.surrogate = dynamics.surrogate
         self.frame = Frame.of(x, norm is not None or dynamics.per_channel)
         self.norm = () if norm is None else tuple(map(in_rows, norm))
         norm_step = self.norm[0].stride(0) if self.norm else 0
@@ -319,6 +321,21 @@ class Call:
             "K": chunk_length(T),
             "FLAT": self.frame.flat,
         }
+
+    @property
+    def backward_tile(self) -> Tile:
+        """A tile whose values, of all steps of a chunk, fit the registers of its threads."""
+        if self.frame.flat:
+            return BACKWARD[True]
+        K, of = self.constants["K"], self.steps
+        sums = len(of.fixed) + K * (len(self.norm) + len(of.timed))
+        parameters = 0 if self.constants["TABLE"][1] == 1 else 2 * (len(of.fixed) + len(of.timed))
+        if K * of.saved + sums + parameters > MANY:
+            return CROWDED.over(self.frame)
+        tile = BACKWARD[False]
+        if self.surrogate == "sigmoid":  # whose derivative needs registers of its own
+            tile = replace(tile, registers=None)
+        return tile.over(self.frame)
 
 
 def in_rows(terms: Tensor) -> Tensor:

@@ -62,13 +62,14 @@ class Steps:
       learned parameters.
 
     Learned parameters come in two tuples, of those that hold for all steps and those of each step; ``fixed`` and
-    ``timed`` are their rows in the table of learned parameters.
+    ``timed`` are their rows in the table of learned parameters. ``saved`` is how many values the way back needs.
     """
 
     start: Any
     step: Any
     step_saving: Any
     step_back: Any
+    saved: int
     fixed: tuple[int, ...]
     timed: tuple[int, ...]
 
@@ -82,7 +83,7 @@ def steps(dynamics: Dynamics) -> Steps:
     module = ModuleType(dynamics.name)
     exec(compile(text, file, "exec"), module.__dict__)
     functions = (getattr(module, name) for name in ("start", "step", "step_saving", "step_back"))
-    return Steps(*functions, *rows(dynamics))
+    return Steps(*functions, len(derive(dynamics).saved), *rows(dynamics))
 
 
 def rows(dynamics: Dynamics) -> tuple[tuple[int, ...], tuple[int, ...]]:
