@@ -3,297 +3,98 @@
 
     python train_BPTT.py -dataset cifar10 -model spiking_resnet18 -neuron CLIF
 
-reads top to bottom: options, data, network, optimiser, epochs.
+reads top to bottom: options, data, network, the state of the run, epochs.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-import warnings
-from argparse import Namespace
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 import torch
-from spikingjelly.activation_based import functional
 
-from data import DATASETS, DataError, build_dataset
-from data.loader import build_loader
-from models import (
-    BATCH_NORMS,
-    MODELS,
-    NETWORK_OPTIONS,
-    STATISTICS,
-    build_model,
-    exchange_neurons,
-    steps_known,
-    synchronise,
-    use_statistics,
-)
-from neurons import BACKENDS, HARD_RESET, NEURONS, STEPPING, SURROGATES, WEIGHTLESS, WHOLE_SEQUENCES
+from data import DataError, Task
+from models import STATISTICS, exchange_neurons, steps_known, use_statistics
+from settings.build import Batches, build_network, build_task, load_splits, place, start_state
+from settings.command_line import PROGRAM, read_options, runs_of
+from settings.record import run_name
+from settings.resume import Resumed, changes_in_words, config_of, find_checkpoint
+from settings.training import Settings
 from utils.batch_size import check_smallest_batch
-from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
-from utils.cli import UsageError, check_training_options, exchange_of, training_parser
-from utils.device import amp_dtype, choose_device
+from utils.checkpoint import CheckpointError, load_weights, put_weights, save_checkpoint
+from utils.cli import UsageError, exchange_of
+from utils.device import choose_device
 from utils.distributed import RankLostError, Ranks, naming_lost_ranks
-from utils.engine import (
-    MemoryFullError,
-    Meter,
-    NonFiniteLossError,
-    evaluate,
-    naming_memory,
-    stop_if_not_finite,
-    stop_if_weights_are_not_finite,
-    train_one_epoch,
-)
+from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
 from utils.exit import one_line_errors
-from utils.interrupt import Stopped, Watch, resume_command, watched
-from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.interrupt import Saver, Stopped, Watch, watched
+from utils.meter import NonFiniteLossError
 from utils.numerics import set_numerics
-from utils.optim import build_optimizer, build_schedule
-from utils.resume import TrainingState, newest_checkpoint
-from utils.run_dir import COLUMN, RunDir, create_run_dir, environment, line_of, peak_memory_gb, read_metrics, run_name
+from utils.resume import checkpoint_of, restore
+from utils.run_dir import COLUMN, Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of
 from utils.seeding import seed_all
 
-
-def read_options(argv: list[str] | None = None) -> Namespace:
-    """The command line, checked as far as it can be without data or a network."""
-    parser = training_parser(
-        datasets=DATASETS,
-        models=MODELS,
-        neurons=NEURONS,
-        surrogates=SURROGATES,
-        batch_norms=BATCH_NORMS,
-        statistics=STATISTICS,
-        backends=BACKENDS,
-    )
-    args = parser.parse_args(argv)
-    if args.neuron == "relu":
-        args.T = 1  # an ANN has no time
-    check_training_options(
-        parser, args, hard_reset=HARD_RESET, ours=STEPPING, weightless=WEIGHTLESS, whole_sequences=WHOLE_SEQUENCES
-    )
-    return args
+ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
 
 
-def main(ranks: Ranks, argv: list[str] | None = None) -> None:
-    """Train once for each seed, one after the other."""
-    with ranks.saying_once():
-        args = read_options(argv)
-    device = choose_device(ranks.device_of(args.device))
-    ranks.join(device)
-    set_numerics(args.cudnn, tf32=args.tf32)
-    last_rows = []
-    for seed in args.seed:
-        one = Namespace(**{**vars(args), "seed": seed})
-        if len(args.seed) > 1 and args.name is not None:
-            one.name = f"{args.name}_seed{seed}"
-        with naming_memory(args.b, args.T):
-            last_rows.append(train(one, device, ranks))
-    ranks.leave()
-    if len(args.seed) > 1 and ranks.is_first:
-        of_seeds = {name: [row[name] for row in last_rows] for name in ("best_test_acc", "test_acc")}
-        best, last = (f"{mean(values):.2f} ± {stdev(values):.2f}%" for values in of_seeds.values())
-        print(f"{len(args.seed)} seeds: test accuracy best {best}, last {last}")
-
-
-def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, float]:
+def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str]) -> dict[str, float]:
     """Train one network; returns the last row of its metrics.jsonl (rank 0's; the others' is empty)."""
-    name = args.name or run_name(args)
-    precision = amp_dtype(device, args.amp)
+    resumed = find_checkpoint(s, ranks)  # None if the run starts from zero
 
     # -- data: a task says all that the rest must know of it
-    with ranks.first_alone():
-        task = build_dataset(
-            args.dataset,
-            args.data_dir,
-            T=args.T,
-            seed=args.seed,
-            cutupmix_auto=args.cutupmix_auto,
-            download=not args.no_download,
-            event_split=args.event_split,
-        )
-    if args.train_fraction < 1:
-        task = task.keep_fraction(args.train_fraction, args.seed)
-    if args.val_split > 0:
-        task = task.hold_out(args.val_split, args.seed)
-    load = partial(
-        build_loader,
-        batch_size=args.b,
-        T=args.T,
-        device=device,
-        seed=args.seed,
-        workers=args.j,
-        rank=ranks.rank,
-        world=ranks.world,
-    )
-    train_batches = load(task.train, shuffle=True, drop_last=task.drop_last, mix=task.mix)
-    splits = {"test": task.test, "val": task.val}
-    held_out = {part: load(split, shuffle=False) for part, split in splits.items() if split is not None}
-    if not len(train_batches):
-        raise UsageError(f"-b {args.b} is more than the {len(task.train)} training samples; lower it")
+    task = build_task(s, ranks)
+    batches, held_out = load_splits(task, s, device, ranks)
 
     # -- network: weights are a function of the seed
-    seed_all(args.seed)
-    try:
-        net = build_model(
-            args.model,
-            args.neuron,
-            num_classes=task.num_classes,
-            in_channels=task.in_channels,
-            input_size=task.input_size,
-            **{name: getattr(args, name) for name in NETWORK_OPTIONS},
-        )
-    except ValueError as error:  # an input size that the model cannot take
-        raise UsageError(f"-model {args.model} on {args.dataset}: {error}") from None
-    check_smallest_batch(net, task, batch_size=args.b, T=args.T, world=ranks.world, shared_norm=args.sync_bn)
-    if args.pre_train is not None:
-        load_weights(net, args.pre_train)
-    if args.resume == Path("auto"):
-        args.resume = ranks.of_first(newest_checkpoint(args.out_dir, name, vars(args)) if ranks.is_first else None)
-    resumed = load_weights(net, args.resume) if args.resume is not None else None
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    functional.set_step_mode(net, args.step_mode)
-    net.checkpoint = args.checkpoint
-    try:
-        computed_by = net.computed_by(device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if args.sync_bn:
-        synchronise(net, ranks.sum_over_ranks)
-    model = ranks.parallel(net)
-
-    # -- optimiser and schedule
-    optimizer = build_optimizer(
-        args.opt, net.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay, device=device
-    )
-    lr_scheduler = build_schedule(
-        args.lr_scheduler, optimizer, T_max=args.T_max, step_size=args.step_size, gamma=args.gamma
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    criterion = partial(bptt_loss, **{name: getattr(args, name) for name in LOSS_OPTIONS})
-
-    # -- the run's folder: nothing is written before this line
-    batches = {"b": args.b, "seed": args.seed, "samples": len(task.train)}  # of which an epoch's order is a function
-    state = TrainingState(net, optimizer, lr_scheduler, scaler, batches, len(train_batches))
-    run: RunDir | None = None  # rank 0 alone has one
+    seed_all(s.seed)
+    net = build_network(task, s)
+    check_smallest_batch(net, task, batch_size=s.b, T=s.T, world=ranks.world, shared_norm=s.sync_bn)
+    if s.pre_train is not None:
+        load_weights(net, s.pre_train)
     if resumed is not None:
-        state.restore(resumed, args.resume)
-        if state.epoch >= args.epochs:
-            print(f"nothing left to train: {args.resume} has seen {state.epoch} epochs, -epochs is {args.epochs}")
-            rows = read_metrics(args.resume.parent / "metrics.jsonl")
+        put_weights(net, resumed.content, resumed.path)
+    computed_by = place(net, s, device, ranks)
+
+    # -- all that the run is between two batches
+    state = start_state(net, task, batches, s, device, ranks)
+    if resumed is not None:
+        restore(state, resumed.content, resumed.path)
+        if state.epoch >= s.epochs:
+            print(f"nothing left to train: {resumed.path} has seen {state.epoch} epochs, -epochs is {s.epochs}")
+            rows = read_metrics(resumed.path.parent / "metrics.jsonl")
             return rows[-1] if rows else {}
-    if ranks.is_first:
-        run = create_run_dir(args.out_dir, name) if resumed is None else RunDir(args.resume.parent, state.epoch)
-    samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
-    if run is not None:
-        about = {"samples": samples, "split": task.convention, "ranks": ranks.world, "made_with": environment(device)}
-        run.write_config({**vars(args), **about})
-        if args.save_init and resumed is None:
-            save_checkpoint({"net": net.state_dict()}, run.initial)
 
-    norm = "batch norm per step" if args.bn == "per_step" else "batch norm MERGED over T"
-    print(
-        f"{args.model} with {args.neuron}, T = {args.T}, {norm}, {device}, {computed_by}, "
-        f"{str(precision or torch.float32).removeprefix('torch.')}{ranks}\n"
-        f"{task.name}: {samples['train']} to train, {samples['test']} to test ({task.convention})\n"
-        f"run folder: {run and run.path}"
-    )
-
-    def look_up(step: int) -> None:
-        """Between two batches of ``epoch``: save if it is time, leave if a signal asked for it, all ranks alike."""
-        signum, due = ranks.agree([watch.signum, watch.is_due() and ranks.is_first])
-        if not (signum or due):
-            return
-        stop_if_not_finite(meter, f"epoch {epoch}")
-        stop_if_weights_are_not_finite(net, f"step {step} of epoch {epoch}")
-        sums = meter.over_ranks(ranks.sum_over_ranks).sums()
-        if run is not None:
-            save_checkpoint(state.after(epoch, step, sums) | exchanged, run.latest, run.previous)
-        watch.saved()
-        if signum:
-            ranks.leave()
-            print(f"stopped after {step} of {len(train_batches)} batches of epoch {epoch}; go on with\n"
-                  f"{resume_command(sys.argv, run.latest if run else None, ranks.world)}")  # fmt: skip
-            raise Stopped(signum)
+    # -- the run's folder: nothing is written before this line, and rank 0 alone writes
+    run = open_run(state, task, s, resumed) if ranks.is_first else None
+    print_heading(state, task, s, computed_by, run)
 
     # -- epochs
-    watch = Watch(args.save_every, patient=ranks.world > 1)
-    watch.start()
-    exchange_at, neuron = exchange_of(args.switch_neuron) if args.switch_neuron else (None, args.neuron)
-    exchanged: dict[str, str] = {}  # what a checkpoint must say of it, for inference.py
-    for epoch in range(state.epoch, args.epochs):
-        started = time.perf_counter()
-        if exchange_at is not None and epoch == max(exchange_at, state.epoch):
-            exchange_neurons(net, neuron)
-            exchanged["neuron"] = neuron
-        resuming = epoch == state.epoch
-        start = state.step if resuming else 0
-        meter = Meter(device, state.sums if resuming and ranks.is_first else None)
-        trained = train_one_epoch(
-            model,
-            train_batches.epoch(epoch, start),
-            optimizer,
-            criterion,
-            epoch=epoch,
-            steps=len(train_batches),
-            seed=args.seed,
-            device=device,
-            scaler=scaler,
-            amp_dtype=precision,
-            start=start,
-            meter=meter,
-            after_step=look_up,
-            weight=train_batches.order.weight if ranks.world > 1 else None,
-            sum_over_ranks=ranks.sum_over_ranks,
-            rank=ranks.rank,
-        )
-        # training normalises each step by its own statistics; evaluation by running ones, shared by all steps as
-        # published, or of each step
-        seen = {}
-        for statistics in STATISTICS if args.T > 1 and steps_known(net) else ("shared",):
-            use_statistics(net, statistics)
-            for part, data in held_out.items():
-                seen[part, statistics] = evaluate(
-                    net,
-                    watched(data.epoch(0), partial(look_up, len(train_batches)), len(data)),
-                    criterion,
-                    device=device,
-                    steps=len(data),
-                    title=part,
-                    sum_over_ranks=ranks.sum_over_ranks,
-                )
-        use_statistics(net, "shared")
-        row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
-        for (part, statistics), result in {("train", "shared"): trained, **seen}.items():
-            row |= {f"{part}_{quantity}{COLUMN[statistics]}": result[quantity] for quantity in ("loss", "acc")}
-        with warnings.catch_warnings():  # the step of the optimiser that it misses came before a resume, or overflowed
-            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
-            lr_scheduler.step()
+    row: dict[str, float] = {}
+    with Watch(s.save_every, patient=ranks.world > 1) as watch:
+        saver = Saver(state, watch, run, len(batches), command)
+        while state.epoch < s.epochs:
+            started = time.perf_counter()
+            exchange_if_due(state, s.switch_neuron)
+            trained = train_one_epoch(state, batches.epoch(state.epoch, state.step), len(batches), saver.look)
+            seen = evaluate_all(held_out, state, saver, s.T)
 
-        # the paper chooses the best epoch on the test set; -val_split chooses it without looking there
-        chosen_with = args.bn_eval if args.T > 1 else "shared"
-        tested = seen["test", chosen_with]
-        is_best = state.is_best(seen.get(("val", chosen_with), tested)["acc"], tested["acc"])
-        row |= {
-            "best_test_acc": state.best_test_acc,
-            "seconds": time.perf_counter() - started,
-            "images_per_second": trained["images_per_second"],
-            "peak_memory_gb": peak_memory_gb(device),
-        }
-        # a run that is stopped between two of these lines goes on from the latest checkpoint and writes all anew
-        if run is not None:
-            run.log(row)
-            after_epoch = state.after(epoch + 1) | exchanged
-            if is_best:
-                save_checkpoint(after_epoch, run.best)
-            save_checkpoint(after_epoch, run.latest, run.previous)
-        watch.saved()
-        print(line_of(row, args.epochs))
+            # the paper chooses the best epoch on the test set; -val_split chooses it without looking there
+            column = COLUMN[s.bn_eval] if s.T > 1 else ""
+            tested = seen["test", column]
+            is_best = state.is_best(seen.get(("val", column), tested)["acc"], tested["acc"])
+            row = row_of(state, trained, seen, time.perf_counter() - started)
+            state.next_epoch()
+            # a run that is stopped between two of these lines resumes from the latest checkpoint and writes all again
+            if run is not None:
+                run.log(row)
+                if is_best:
+                    save_checkpoint(checkpoint_of(state), run.best)
+                save_checkpoint(checkpoint_of(state), run.latest, run.previous)
+            watch.saved()
+            print(line_of(row, s.epochs))
 
-    watch.stop()
     if run is None:
         return {}
     run.close()
@@ -302,17 +103,95 @@ def train(args: Namespace, device: torch.device, ranks: Ranks) -> dict[str, floa
     return row
 
 
-if __name__ == "__main__":
-    ranks = Ranks()
-    errors = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
+def open_run(state: TrainState, task: Task, s: Settings, resumed: Resumed | None) -> RunDir:
+    """The run's folder with its config.json: a new one, or that of the checkpoint."""
+    if resumed is None:
+        run = create_run_dir(s.out_dir, s.name or run_name(s))
+    else:
+        run = RunDir(resumed.path.parent, state.epoch)
+    samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
+    about = {"samples": samples, "split": task.convention, "ranks": state.ranks.world,
+             "made_with": environment(state.device)}  # fmt: skip
+    run.write_config(config_of(s, resumed, (state.epoch, state.step), about))
+    if s.save_init and resumed is None:
+        save_checkpoint({"net": state.net.state_dict()}, run.initial)
+    if resumed is not None and (changed := changes_in_words(s, resumed, state.ranks.world)):
+        print(changed)
+    return run
+
+
+def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, run: RunDir | None) -> None:
+    """What is trained, on what, and where it goes."""
+    norm = {"per_step": "batch norm per step", "merged": "batch norm MERGED over T"}.get(s.bn, s.bn)
+    precision = str(state.amp_dtype or torch.float32).removeprefix("torch.")
+    print(f"{s.model} with {s.neuron}, T = {s.T}, {norm}, {state.device}, {computed_by}, {precision}{state.ranks}\n"
+          f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"
+          f"run folder: {run and run.path}")  # fmt: skip
+
+
+def exchange_if_due(state: TrainState, switch_neuron: str | None) -> None:
+    """Exchange the neurons at the start of the epoch of ``-switch_neuron``, or of the first that is resumed after."""
+    at, neuron = exchange_of(switch_neuron) if switch_neuron else (None, "")
+    if at is not None and state.epoch >= at and not state.exchanged:
+        exchange_neurons(state.net, neuron)
+        state.exchanged = {"neuron": neuron}
+
+
+def evaluate_all(held_out: Mapping[str, Batches], state: TrainState, saver: Saver, T: int) -> Results:
+    """Loss and accuracy (%) on each held out part of the data, with each kind of batch norm's running statistics.
+
+    Training normalises each step by its own statistics; evaluation by running ones, shared by all steps as published,
+    or of each step.
+    """
+    seen = {}
+    for statistics in STATISTICS if T > 1 and steps_known(state.net) else ("shared",):
+        use_statistics(state.net, statistics)
+        for part, batches in held_out.items():
+            watched_batches = watched(batches.epoch(0), saver.look, len(batches))
+            seen[part, COLUMN[statistics]] = evaluate(
+                state.net, watched_batches, state.criterion, device=state.device, steps=len(batches), title=part,
+                sum_over_ranks=state.ranks.sum_over_ranks)  # fmt: skip
+    use_statistics(state.net, "shared")
+    return seen
+
+
+def train_each_seed(argv: Sequence[str], script: str, ranks: Ranks) -> None:
+    """Train once for each seed, one after the other."""
+    with ranks.saying_once():
+        args = read_options(argv)
+    device = choose_device(ranks.device_of(args.device))
+    ranks.join(device)
+    set_numerics(args.cudnn, tf32=args.tf32)
+    last_rows = []
+    for s in runs_of(args):
+        with naming_memory(s.b, s.T):
+            last_rows.append(train(s, device, ranks, [script, *argv]))
+    ranks.leave()
+    if len(last_rows) > 1 and ranks.is_first:
+        of_seeds = {name: [row[name] for row in last_rows] for name in ("best_test_acc", "test_acc")}
+        best, last = (f"{mean(values):.2f} ± {stdev(values):.2f}%" for values in of_seeds.values())
+        print(f"{len(last_rows)} seeds: test accuracy best {best}, last {last}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train as the command line ``argv`` says; without it, as the one that was typed.
+
+    Raises:
+        SystemExit: 2 with one line on standard error, or 128 + a signal's number if it asked to stop.
+    """
+    script, words = (sys.argv[0], sys.argv[1:]) if argv is None else (__file__, argv)
+    with one_line_errors(PROGRAM, UsageError):
+        ranks = Ranks.from_environment()
     try:
-        with one_line_errors("train_BPTT.py", *errors, speaks=lambda: ranks.speaks()):
-            ranks = Ranks.from_environment()
-            with naming_lost_ranks():
-                main(ranks)
+        with one_line_errors(PROGRAM, *ERRORS, speaks=ranks.speaks), naming_lost_ranks():
+            train_each_seed(words, script, ranks)
     except Stopped as stopped:
         sys.exit(stopped.code)
     except KeyboardInterrupt:
         if ranks.is_first:
-            print("train_BPTT.py: stopped before the first batch; nothing was trained", file=sys.stderr)
+            print(f"{PROGRAM}: stopped before the first batch; nothing was trained", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from utils.cli import OneLineParser, UsageError, one_of
+from utils.cli import OneLineParser, OneOf, UsageError
 from utils.device import choose_device
 from utils.exit import one_line_errors
 from utils.numerics import CUDNN
@@ -39,11 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         return run_static(words[1:])
     parser = OneLineParser("Measure speed, as ratios taken side by side.")
     names = ("all", *GROUPS)
-    parser.add_argument("groups", nargs="*", type=one_of("group", names), default=["all"], help=", ".join(names))
-    parser.add_argument("-device", type=one_of("device", DEVICES), help="cpu or cuda; None takes cuda if it is there")
+    parser.add_argument("groups", nargs="*", type=OneOf("group", names), default=["all"], help=", ".join(names))
+    parser.add_argument("-device", type=OneOf("device", DEVICES), help="cpu or cuda; None takes cuda if it is there")
     parser.add_argument("-out_dir", type=Path, default=Path("benchmarks/results"), help="where the results go")
     parser.add_argument("-quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
-    parser.add_argument("-cudnn", type=one_of("cuDNN setting", CUDNN), default="deterministic", help="as in training")
+    parser.add_argument("-cudnn", type=OneOf("cuDNN setting", CUDNN), default="deterministic", help="as in training")
     parser.add_argument("-tf32", action="store_true", help="as in training")
     args = parser.parse_args(argv)
     device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))

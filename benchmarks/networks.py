@@ -17,7 +17,7 @@ from data.batch_augment import BatchTransform
 from data.loader import build_loader
 from data.task import Split
 from models import build_model, replace_neurons
-from utils.engine import Batches, train_one_epoch
+from utils.engine import Batches, TrainState, train_one_epoch
 from utils.loss import bptt_loss
 
 from .layers import SPIKINGJELLY
@@ -190,12 +190,14 @@ def trainer(model: str, dtype: torch.dtype, device: torch.device, steps: int) ->
     torch.manual_seed(SEED)
     net = place(build_model(model), device)
     optimizer = OPTIMIZER(net.parameters())
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     precision = None if dtype == torch.float32 else dtype
-    return lambda batches: train_one_epoch(
-        net, batches, optimizer, bptt_loss,
-        epoch=0, steps=steps, seed=SEED, device=device, scaler=scaler, amp_dtype=precision,
-    )  # fmt: skip
+    state = TrainState(net, optimizer, bptt_loss, device, amp_dtype=precision, seed=SEED)
+
+    def train(batches: Batches) -> None:
+        state.step = 0
+        train_one_epoch(state, batches, steps)
+
+    return train
 
 
 def exhaust(batches: Iterable[object]) -> None:

@@ -2,38 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from .cifar import cifar10, cifar100
-from .description import DESCRIPTIONS, Description
-from .digits import digits
-from .digits_dvs import digits_dvs
-from .digits_seq import digits_seq
-from .dvs_cifar10 import dvs_cifar10
-from .dvs_cifar10_pt import dvs_cifar10_pt
-from .dvs_gesture import dvs_gesture
+from .description import DESCRIPTIONS, Build, Description
 from .task import DataError, DataOptions, Split, Task
-from .tiny_imagenet import tiny_imagenet
 
 __all__ = ["DATASETS", "DataError", "DataOptions", "Description", "Split", "Task", "build_dataset", "describe"]
 
-DATASETS: dict[str, Callable[[DataOptions], Task]] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "tiny_imagenet": tiny_imagenet,
-    "DVSCIFAR10": dvs_cifar10,
-    "DVSCIFAR10-pt": dvs_cifar10_pt,
-    "dvsgesture": dvs_gesture,
-    "digits": digits,
-    "digits_dvs": digits_dvs,
-    "digits_seq": digits_seq,
+# name → module.function of this package: read only where the set is built, so that no other set's libraries are needed
+DATASETS: dict[str, str] = {
+    "cifar10": "cifar.cifar10",
+    "cifar100": "cifar.cifar100",
+    "tiny_imagenet": "tiny_imagenet.tiny_imagenet",
+    "DVSCIFAR10": "dvs_cifar10.dvs_cifar10",
+    "DVSCIFAR10-pt": "dvs_cifar10_pt.dvs_cifar10_pt",
+    "dvsgesture": "dvs_gesture.dvs_gesture",
+    "fashion_mnist": "mnist.fashion_mnist",
+    "fashion_mnist_32": "mnist.fashion_mnist_32",
+    "mnist": "mnist.mnist",
+    "digits": "digits.digits",
+    "digits_dvs": "digits_dvs.digits_dvs",
+    "digits_seq": "digits_seq.digits_seq",
 }
 
 
 def describe(name: str) -> Description:
     """What a data set (a key of :data:`DATASETS`) says of itself without its data."""
-    return DESCRIPTIONS.get(DATASETS[name], Description())
+    return DESCRIPTIONS.get(builder(name), Description())
+
+
+def builder(name: str) -> Build:
+    """The function that builds a data set, from the module that holds it."""
+    module, function = DATASETS[name].split(".")
+    return getattr(import_module(f".{module}", __name__), function)
 
 
 def build_dataset(
@@ -57,4 +59,4 @@ def build_dataset(
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    return DATASETS[name](DataOptions(Path(data_dir), T, seed, cutupmix_auto, download, event_split))
+    return builder(name)(DataOptions(Path(data_dir), T, seed, cutupmix_auto, download, event_split))

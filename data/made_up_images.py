@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -72,4 +74,23 @@ def write_tiny_imagenet(root: Path, classes: int = 4, per_class: int = 6, val_pe
             Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "val" / "images" / name)
             annotations.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
     (folder / "val" / "val_annotations.txt").write_text("".join(annotations))
+    return folder
+
+
+def write_idx(folder: Path, train: int = 40, test: int = 20, compressed: bool = True) -> Path:
+    """The four IDX files of MNIST's layout in ``folder``, with so many images; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, (part, count) in enumerate((("train", train), ("t10k", test))):
+        labels = np.arange(count) % 10
+        images = class_images(labels, 28, seed)[:, 0]  # [M, 3, 28, 28] → [M, 28, 28]
+        files = {
+            "images-idx3": struct.pack(">4i", 0x803, count, 28, 28) + images.tobytes(),
+            "labels-idx1": struct.pack(">2i", 0x801, count) + labels.astype(np.uint8).tobytes(),
+        }
+        for kind, content in files.items():
+            name = f"{part}-{kind}-ubyte"
+            if compressed:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+            else:
+                (folder / name).write_bytes(content)
     return folder

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .batch_augment import DRAWS
 from .batch_order import BatchOrder, Mix, to_sequence
 from .task import Split, draw_seed
 
@@ -53,6 +52,8 @@ class ResidentLoader:
         Yields:
             x_seq, float32 [T, N, C, H, W], and target, int64 [N] or soft labels [N, K].
         """
+        from .batch_augment import DRAWS  # here: it brings torchvision, which takes longer than torch to import
+
         self.order.epoch, self.order.start = epoch, start
         generator = torch.Generator().manual_seed(draw_seed(self.split.seed, epoch, 2))
         draws = torch.rand(len(self._images), DRAWS, generator=generator).to(self.device)  # [M, 9]

@@ -145,6 +145,16 @@ class Calibration:
     trials: int
 
 
+def climb(value: Reset, score_of: Callable[[Reset], Score], step: float) -> Reset:
+    """Uphill from ``value`` in steps, one way and then the other; a soft reset stands still."""
+    for direction in (-step, step):
+        while value is not None and LOWEST <= (following := round(value + direction, 6)) <= HIGHEST:
+            if not score_of(following).beats(score_of(value)):
+                break
+            value = following
+    return value
+
+
 def calibrate(
     net: nn.Module,
     score: Scorer,
@@ -173,15 +183,6 @@ def calibrate(
 
     def everywhere(value: Reset) -> Score:
         return score_at((value,) * len(names))
-
-    def climb(value: Reset, score_of: Callable[[Reset], Score], step: float) -> Reset:
-        """Uphill from ``value`` in steps, one way and then the other; a soft reset stands still."""
-        for direction in (-step, step):
-            while value is not None and LOWEST <= (following := round(value + direction, 6)) <= HIGHEST:
-                if not score_of(following).beats(score_of(value)):
-                    break
-                value = following
-        return value
 
     with tqdm(total=len(resets) + 2 + passes * len(names), desc="calibrate", leave=False, disable=None) as bar:
         network = resets[0]

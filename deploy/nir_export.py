@@ -99,7 +99,7 @@ def _refuse(name: str, module: nn.Module) -> None:
         kind = type(module).__name__
         raise NotInNIRError(f"layer {name}: NIR has no {kind} neuron; run the network as LIF with a hard reset")
     if isinstance(module, SpikingNeuron) and module.v_reset is None:
-        raise NotInNIRError(f"layer {name}: NIR has no soft reset; give a reset value (hard reset)")
+        raise NotInNIRError(f"layer {name}: NIR has no soft reset; give a -v_reset, or let -calibrate choose one")
     if isinstance(module, nn.ReLU):
         raise NotInNIRError(f"layer {name}: NIR has no ReLU; it describes spiking networks")
 

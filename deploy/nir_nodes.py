@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from models.temporal_norm import TemporalEffectiveBatchNorm2d
 from neurons import LIF, PLIF, SpikingNeuron
 from utils.cli import UsageError
 
@@ -83,7 +84,7 @@ class GraphBuilder:
         tau = learned_tau(module)
         values = {
             "tau": tau * self.dt,
-            "r": tau,
+            "r": 1.0 if module.decay_input else tau,
             "v_leak": module.v_reset,
             "v_threshold": module.v_threshold,
             "v_reset": module.v_reset,
@@ -155,6 +156,10 @@ def affine_of(name: str, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift [C] of a batch norm in evaluation mode."""
     if norm.running_mean is None or norm.running_var is None:
         raise NotInNIRError(f"layer {name}: a batch norm without running statistics has no fixed scale")
+    if isinstance(norm, TemporalEffectiveBatchNorm2d):
+        raise NotInNIRError(
+            f"layer {name}: tebn scales each time step by a factor of its own, and NIR has no such layer"
+        )
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 

@@ -63,7 +63,7 @@ def check_statistics_request(run: Namespace) -> None:
     Raises:
         UsageError: naming the option.
     """
-    if run.bn_eval == "per_step" and run.bn == "merged":
+    if run.bn_eval == "per_step" and run.bn != "per_step":
         raise UsageError("-bn_eval per_step: batch norm merged over T has no statistics of each step")
     if run.bn_eval == "per_step" and run.export:
         raise UsageError("-export: NIR has one set of weights for all steps, and no statistics of each; "

@@ -15,7 +15,7 @@ from data import build_dataset
 from data.loader import build_loader
 from data.task import Split
 from models import STATISTICS, SpikingNetwork, build_model, use_statistics
-from utils.engine import train_one_epoch
+from utils.engine import TrainState, train_one_epoch
 from utils.loss import bptt_loss
 
 T, EPOCHS, SEED = 8, 2, 2022
@@ -26,19 +26,10 @@ def train(split: Split, net: SpikingNetwork) -> None:
     """A short training on whole sequences."""
     batches = build_loader(split, batch_size=64, T=T, device=CPU, seed=SEED, shuffle=True)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    state = TrainState(net, optimizer, bptt_loss, CPU, amp_dtype=torch.bfloat16, seed=SEED)
     for epoch in range(EPOCHS):
-        trained = train_one_epoch(
-            net,
-            batches.epoch(epoch),
-            optimizer,
-            bptt_loss,
-            epoch=epoch,
-            steps=len(batches),
-            seed=SEED,
-            device=CPU,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            amp_dtype=torch.bfloat16,
-        )
+        trained = train_one_epoch(state, batches.epoch(epoch), len(batches))
+        state.next_epoch()
         print(f"epoch {epoch}: {trained['acc']:.1f}% of the training set")
 
 

@@ -17,7 +17,7 @@ from data.task import stratified_split
 from deploy.conversion import Score, calibrate, lif_twin
 from deploy.nir_export import run_in_spikingjelly, to_nir, write_nir
 from models import build_model
-from utils.engine import evaluate, train_one_epoch
+from utils.engine import TrainState, evaluate, train_one_epoch
 from utils.loss import bptt_loss
 
 T, EPOCHS, SEED = 4, 2, 2022
@@ -38,20 +38,10 @@ def main(path: Path) -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
 
     # 3. Training through time, with the paper's loss at every step
+    state = TrainState(net, optimizer, bptt_loss, CPU, lr_scheduler=schedule, amp_dtype=torch.bfloat16, seed=SEED)
     for epoch in range(EPOCHS):
-        trained = train_one_epoch(
-            net,
-            train_batches.epoch(epoch),
-            optimizer,
-            bptt_loss,
-            epoch=epoch,
-            steps=len(train_batches),
-            seed=SEED,
-            device=CPU,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            amp_dtype=torch.bfloat16,
-        )
-        schedule.step()
+        trained = train_one_epoch(state, train_batches.epoch(epoch), len(train_batches))
+        state.next_epoch()  # and the schedule's next learning rate
         print(f"epoch {epoch}: loss {trained['loss']:.3f}, {trained['acc']:.1f}% of the training set")
 
     def score(network: torch.nn.Module, batches=test_batches) -> Score:

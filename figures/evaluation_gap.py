@@ -16,6 +16,7 @@ arrives in each norm when the test set is evaluated with the shared set, where t
 from __future__ import annotations
 
 import copy
+import math
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,18 +27,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from data import DATASETS, DataError, build_dataset
+from data import DataError, build_dataset
 from data.loader import build_loader
-from data.task import Split, Task
-from models import BATCH_NORMS, MODELS, STATISTICS, build_model, recalibrate, steps_known, use_statistics
+from data.task import Split
+from models import recalibrate, steps_known, use_statistics
 from models.batch_norm import BatchNorm2d, batch_norms
-from neurons import NEURONS
+from settings.inference import inference_parser, settle
+from settings.rebuild import build_again, training_slice
+from settings.record import config_beside
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, UsageError, number
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory, progress
 from utils.exit import one_line_errors
-from utils.inference_cli import inference_parser, read_config, settle
 from utils.output import markdown_table, write_json, written_aside
 from utils.run_dir import environment
 
@@ -163,21 +165,11 @@ def measure(run: Namespace, device: torch.device) -> dict[str, Any]:
     """Build a run's network, load its weights, and measure its gap."""
     task = build_dataset(run.dataset, run.data_dir, T=run.T, seed=run.seed, download=not run.no_download,
                          event_split=run.event_split)  # fmt: skip
-    splits = {"train": training_data(task, run), "test": task.test}
+    splits = {"train": training_slice(task, run, math.inf, "b"), "test": task.test}
     if isinstance(run.tau, dict) or isinstance(run.v_reset, dict):
         raise UsageError(f"{run.resume} has values of each layer, of a conversion; take the network as it was trained")
     try:
-        net = build_model(
-            run.model,
-            run.neuron,
-            num_classes=task.num_classes,
-            in_channels=task.in_channels,
-            input_size=task.input_size,
-            tau=run.tau,
-            v_reset=run.v_reset,
-            bn=run.bn,
-            T=run.T,
-        )
+        net = build_again(run, task, run.neuron, tau=run.tau, v_reset=run.v_reset)
         load_weights(net, run.resume)
         net.to(device)
         load = {part: partial(batches_of, split, run, device, f"{run.neuron}, {PARTS[part]} set")
@@ -195,15 +187,6 @@ def batches_of(split: Split, run: Namespace, device: torch.device, title: str) -
     """One pass over a split, in batches drawn at random: files may be sorted by class."""
     loader = build_loader(split, batch_size=run.b, T=run.T, device=device, seed=run.seed, shuffle=True, workers=run.j)
     return progress(loader.epoch(0), title, len(loader))
-
-
-def training_data(task: Task, run: Namespace) -> Split:
-    """What the network was trained on, as the test set is seen."""
-    if run.train_fraction < 1:
-        task = task.keep_fraction(run.train_fraction, run.seed)
-    if run.val_split > 0:
-        task = task.hold_out(run.val_split, run.seed)
-    return task.train.seen_as(task.test)
 
 
 def table(networks: Sequence[Mapping[str, Any]]) -> str:
@@ -264,13 +247,11 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
 
 def settings_of(checkpoint: Path, args: Namespace) -> Namespace:
     """What a network was trained with, from its checkpoint or its config.json."""
-    parser = inference_parser(
-        datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS, statistics=STATISTICS
-    )
+    parser = inference_parser()
     words = ["-resume", str(checkpoint)]
     for name in ("data_dir", "b"):
         words += [] if getattr(args, name) is None else [f"-{name}={getattr(args, name)}"]
-    return settle(parser, parser.parse_args(words), read_checkpoint(checkpoint), read_config(checkpoint))
+    return settle(parser, parser.parse_args(words), read_checkpoint(checkpoint), config_beside(checkpoint))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ spatial term. All in float64; the parts are checked to sum to autograd's gradien
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +43,7 @@ class LayerFlow:
 
 
 def gradient_flow(
-    net: nn.Module, x_seq: Tensor, target: Tensor, criterion: nn.Module | partial[Tensor]
+    net: nn.Module, x_seq: Tensor, target: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]
 ) -> list[LayerFlow]:
     """Split the gradient of every neuron layer by lag, in the network's order.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,13 +24,14 @@ from matplotlib.figure import Figure
 
 from data import DATASETS, DataError, build_dataset
 from data.loader import build_loader
-from models import BATCH_NORMS, MODELS, NETWORK_OPTIONS, STATISTICS, build_model
-from neurons import BACKENDS, NEURONS, SURROGATES
+from models import MODELS, build_model
+from neurons import NEURONS, TAU
+from settings.record import config_beside
+from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights
-from utils.cli import OneLineParser, UsageError, number, one_of, training_parser
+from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.exit import one_line_errors
-from utils.inference_cli import read_config
-from utils.loss import LOSS_OPTIONS, bptt_loss
+from utils.loss import build_loss
 from utils.output import markdown_table, write_json, written_aside
 from utils.run_dir import environment
 from utils.seeding import seed_all
@@ -44,17 +44,9 @@ SHOWN = 6  # lags that have a column of their own in the table
 OF_A_FLOW = ("dataset", "model", "neuron", "T", "tau", "surrogate", "alpha", "seed")
 
 
-def training_defaults() -> dict[str, Any]:
-    """The training script's settings, for fresh networks and for what a config.json may lack."""
-    parser = training_parser(datasets=DATASETS, models=MODELS, neurons=NEURONS, surrogates=SURROGATES,
-                             batch_norms=BATCH_NORMS, statistics=STATISTICS, backends=BACKENDS)  # fmt: skip
-    settings = vars(parser.parse_args([]))
-    return {**settings, "seed": settings["seed"][0]}
-
-
 def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) -> dict[str, Any]:
     """Build a network by its settings, load its weights if it has been trained, and split the gradient of a batch."""
-    settings = {**training_defaults(), **settings}
+    settings = {**DEFAULTS, **settings}
     task = build_dataset(
         settings["dataset"],
         settings["data_dir"],
@@ -64,7 +56,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         event_split=settings["event_split"],
     )
     seed_all(settings["seed"])
-    options = {name: settings[name] for name in NETWORK_OPTIONS if name not in ("backend", "bptt_k")}
+    options = {name: settings[name] for name in names_given_to("network") if name not in ("backend", "bptt_k")}
     try:
         net = build_model(
             settings["model"],
@@ -83,7 +75,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
     )
     x_seq, target = next(loader.epoch(0))
-    criterion = partial(bptt_loss, **{name: settings[name] for name in LOSS_OPTIONS})
+    criterion = build_loss(**{name: settings[name] for name in names_given_to("loss")})
     try:
         layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
     except ValueError as error:
@@ -168,21 +160,16 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def read_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = OneLineParser("Split the gradient through time by lag: how far back each layer's gradient reaches.")
-    add, positive, default = parser.add_argument, number(int, least=1), training_defaults()
+    add, positive = parser.add_argument, number(int, least=1)
     add(
         "-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its config.json"
     )
-    add("-neuron", type=one_of("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
-    add("-model", type=one_of("model", MODELS), default="mlp3", help="fresh networks: model")
-    add("-dataset", type=one_of("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
+    add("-neuron", type=OneOf("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
+    add("-model", type=OneOf("model", MODELS), default="mlp3", help="fresh networks: model")
+    add("-dataset", type=OneOf("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
     add("-T", type=positive, default=8, help="fresh networks: time steps")
-    add(
-        "-tau",
-        type=number(float, above=1),
-        default=default["tau"],
-        help="fresh networks: membrane time constant, in steps",
-    )
-    add("-seed", type=number(int, least=0), default=default["seed"], help="fresh networks: seed of weights and batch")
+    add("-tau", type=number(float, above=1), default=TAU, help="fresh networks: membrane time constant, in steps")
+    add("-seed", type=number(int, least=0), default=2022, help="fresh networks: seed of weights and batch")
     add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
     add("-b", type=positive, default=64, help="batch size")
     add("-out_dir", type=Path, required=True, help="where gradient_flow.md, .json, .png and .pdf go")
@@ -194,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flows = []
     if args.resume:
         for path in args.resume:
-            config = read_config(path)
+            config = config_beside(path)
             if config is None:
                 raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
             told = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from neurons import SpikingNeuron, build_neuron
+from neurons import TAU, SpikingNeuron, build_neuron
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 from utils.output import write_json, written_aside
@@ -121,7 +121,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     add("-steps", type=number(int, least=2, most=1000), default=60, help="time steps of Figure 7")
     add("-rate", type=number(float, above=0, most=100), default=0.6, help="mean number of input spikes in a step")
     add("-weight", type=number(float, above=0), default=0.8, help="input current of one input spike; V_th is 1")
-    add("-tau", type=number(float, above=1), default=2.0, help="membrane time constant, in steps")
+    add("-tau", type=number(float, above=1), default=TAU, help="membrane time constant, in steps")
     add("-seed", type=number(int, least=0), default=2022, help="seed of the input")
     add("-out_dir", type=Path, required=True, help="where figure7 and figure8 go, as PNG and PDF, and their numbers")
     return parser.parse_args(argv)

@@ -26,15 +26,16 @@ NEURON_STYLES: dict[str, dict[str, Any]] = {
     "PLIF": {"color": GREEN, "linestyle": (0, (5, 1.5, 1, 1.5)), "marker": "^"},
     "KLIF": {"color": ORANGE, "linestyle": (0, (1, 1)), "marker": "D"},
     "GLIF": {"color": PURPLE, "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "v"},
+    "ILIF": {"color": GREY, "linestyle": (0, (6, 1, 1, 1)), "marker": "<"},
     "PSN": {"color": SKY_BLUE, "linestyle": (0, (8, 2)), "marker": "P"},
     "CLIF": {"color": BLUE, "linestyle": "-", "marker": "o"},
     "relu": {"color": BLACK, "linestyle": (0, (2, 2)), "marker": "X"},
 }
 # for bars, which have neither line style nor marker
-HATCHES = {"LIF": "//", "PLIF": "\\\\", "KLIF": "..", "GLIF": "xx", "PSN": "--", "CLIF": "", "relu": "++"}
+HATCHES = {"LIF": "//", "PLIF": "\\\\", "KLIF": "..", "GLIF": "xx", "ILIF": "oo", "PSN": "--", "CLIF": "", "relu": "++"}
 # for lines that are not neurons (values of τ, of k, of T …), in turn
 SERIES_STYLES: tuple[dict[str, Any], ...] = tuple(
-    NEURON_STYLES[name] for name in ("CLIF", "LIF", "PLIF", "KLIF", "GLIF", "PSN", "relu")
+    NEURON_STYLES[name] for name in ("CLIF", "LIF", "PLIF", "KLIF", "GLIF", "ILIF", "PSN", "relu")
 )
 
 WIDTH, COLUMN = 6.75, 3.25  # inches: the paper's text and column width

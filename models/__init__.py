@@ -7,25 +7,29 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import build_neuron
+from neurons import TAU, build_neuron
 
-from .batch_norm import BATCH_NORMS, STATISTICS, BatchNorm2d, recalibrate, steps_known, synchronise, use_statistics
+from .batch_norm import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
+from .plif_net import plif_fashion, plif_fashion_32
 from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
+from .sew_resnet import sew_resnet18
+from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
+from .temporal_norm import BATCH_NORMS, NORMS
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
 __all__ = [
     "BATCH_NORMS",
     "MODELS",
-    "NETWORK_OPTIONS",
     "STATISTICS",
     "SpikingNetwork",
     "build_like",
     "build_model",
     "exchange_neurons",
+    "published_norm",
     "recalibrate",
     "replace_neurons",
     "steps_known",
@@ -46,10 +50,19 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "vggsnn": vggsnn,
     "snn5": snn5,
     "snn5_noAP": snn5_noAP,
+    "sew_resnet18": sew_resnet18,
+    "plif_fashion": plif_fashion,
+    "plif_fashion_32": plif_fashion_32,
+    "spike_driven_transformer": spike_driven_transformer,
+    "spike_driven_transformer_2_512": spike_driven_transformer_2_512,
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
-# what the command line calls by the same names
-NETWORK_OPTIONS = ("tau", "surrogate", "alpha", "v_reset", "drop_rate", "bn", "backend", "bptt_k", "T")
+PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
+
+
+def published_norm(model: str) -> str:
+    """The batch norm that a network was published with: a key of :data:`BATCH_NORMS`."""
+    return PUBLISHED_NORMS.get(model, "per_step")
 
 
 def build_model(
@@ -59,12 +72,14 @@ def build_model(
     num_classes: int = 10,
     in_channels: int = 3,
     input_size: int = 32,
-    tau: float = 2.0,
+    tau: float = TAU,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,
     v_reset: float | None = None,
+    decay_input: bool = False,
+    detach_reset: bool = False,
     drop_rate: float = 0.0,
-    bn: str = "per_step",
+    bn: str | None = None,
     backend: str = "auto",
     bptt_k: int | None = None,
     T: int | None = None,
@@ -73,11 +88,12 @@ def build_model(
 
     Args:
         name: a key of :data:`MODELS`.
-        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, backend, bptt_k, T: see
-            ``neurons.build_neuron``.
+        neuron: a key of ``neurons.NEURONS``; tau, surrogate, alpha, v_reset, decay_input, detach_reset, backend,
+            bptt_k, T: see ``neurons.build_neuron``.
         num_classes: K. in_channels: C. input_size: H = W.
         drop_rate: dropout probability in [0, 1), one mask per sequence.
-        bn: ``"per_step"`` (the paper's), or ``"merged"``: T merged into the batch, a different network.
+        bn: ``"per_step"`` (the paper's), or ``"merged"``: T merged into the batch, a different network; ``"tdbn"`` or
+            ``"tebn"`` (see :mod:`models.temporal_norm`). None takes :func:`published_norm`.
 
     Returns:
         A network [T, N, C, H, W] → [T, N, K] that keeps no state between calls.
@@ -87,6 +103,7 @@ def build_model(
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    bn = published_norm(name) if bn is None else bn
     if bn not in BATCH_NORMS:
         raise ValueError(f"unknown batch norm {bn!r}; known: {', '.join(BATCH_NORMS)}")
     make_neuron = partial(
@@ -96,10 +113,12 @@ def build_model(
         surrogate=surrogate,
         alpha=alpha,
         v_reset=v_reset,
+        decay_input=decay_input,
+        detach_reset=detach_reset,
         backend=backend,
         keep_state=False,
         bptt_k=bptt_k,
         T=T,
     )
-    parts = Parts(make_neuron, partial(BatchNorm2d, merged=bn == "merged"), drop_rate)
+    parts = Parts(make_neuron, NORMS[bn](T), drop_rate)
     return MODELS[name](parts, num_classes, in_channels, input_size)

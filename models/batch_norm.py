@@ -14,7 +14,6 @@ from neurons import ops
 
 from .recompute import recomputing
 
-BATCH_NORMS = ("per_step", "merged")
 STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
 OF_STEPS = ("running_mean_t", "running_var_t")
 
@@ -41,6 +40,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     """
 
     sum_over_ranks: ops.SumOverRanks | None = None
+    is_scale_and_shift = True  # whether its whole work is a scale and a shift of each (t, c): then it can be fused
     t: int
 
     def __init__(self, num_features: int, merged: bool = False, step_mode: str = "m"):
@@ -61,6 +61,10 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     def sees_steps(self) -> bool:
         """Whether the next call takes statistics of each step by itself."""
         return self.training and self.step_mode == "m" and not self.merged
+
+    def reset(self) -> None:
+        """The count of steps back to 0."""
+        self.t = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -33,7 +33,7 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
     if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):
         return neuron(norm(x))
-    if norm.step_mode != "m" or not neuron.can_fuse(x):
+    if norm.step_mode != "m" or not norm.is_scale_and_shift or not neuron.can_fuse(x):
         return neuron(norm(x))
     if not norm.training:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))
@@ -48,12 +48,12 @@ class Parts:
     """How a network makes its neurons, norms and dropouts, so that it need not know their options.
 
     Args:
-        neuron: () → a neuron.
+        neuron: () → a neuron; ``v_threshold`` says where V_th is not 1.
         norm: C → a batch norm.
         drop_rate: probability of dropout; one mask per sequence, the same at every step.
     """
 
-    neuron: Callable[[], nn.Module]
+    neuron: Callable[..., nn.Module]
     norm: Callable[[int], BatchNorm2d]
     drop_rate: float = 0.0
 
@@ -72,6 +72,9 @@ class SpikingNetwork(nn.Module, base.StepModule):
     ``checkpoint=True`` trades compute for memory: in training each block keeps its input alone, and is computed
     again in the backward pass (``step_mode='m'`` only).
     """
+
+    unused_weights: tuple[str, ...] = ()
+    """Endings of names that a published state dict holds and that no forward pass reads: not loaded."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .base import SpikingNeuron
 from .clif import CLIF, clif_step
+from .defaults import TAU
 from .glif import GLIF
 from .ilif import ILIF
 from .klif import KLIF
@@ -33,6 +34,7 @@ __all__ = [
     "PLIF",
     "PSN",
     "SURROGATES",
+    "TAU",
     "Learned",
     "ReLU",
     "SpikingNeuron",
@@ -59,10 +61,11 @@ def taking(option: str) -> tuple[str, ...]:
 
 
 STEPPING = tuple(name for name, neuron in NEURONS.items() if issubclass(neuron, SpikingNeuron))  # those with a step
+DECAYING = taking("decay_input")  # neurons with the other convention of the literature: decay_input, detach_reset
 HARD_RESET = taking("v_reset")  # neurons that a v_reset means something to
 WHOLE_SEQUENCES = tuple(name for name in NEURONS if name not in taking("step_mode"))  # they see T steps at once
 # those that a LIF with the same weights can stand in for
-OURS = tuple(name for name in STEPPING if NEURONS[name].has_lif_twin)  # type: ignore[attr-defined]
+WITH_LIF_TWIN = tuple(name for name in STEPPING if NEURONS[name].has_lif_twin)  # type: ignore[attr-defined]
 # of those with a step, those that learn nothing: one can stand in for the other in mid-training
 WEIGHTLESS = tuple(name for name in STEPPING if not NEURONS[name].learned)  # type: ignore[attr-defined]
 
@@ -70,7 +73,7 @@ WEIGHTLESS = tuple(name for name in STEPPING if not NEURONS[name].learned)  # ty
 def build_neuron(
     name: str,
     *,
-    tau: float = 2.0,
+    tau: float = TAU,
     v_threshold: float = 1.0,
     v_reset: float | None = None,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
+from .defaults import TAU
 from .ops import (
     Dynamics,
     Learned,
@@ -73,7 +74,7 @@ class SpikingNeuron(base.MemoryModule):
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float = TAU,
         v_threshold: float = 1.0,
         *,
         v_reset: float | None = None,
@@ -138,6 +139,10 @@ class SpikingNeuron(base.MemoryModule):
         pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
         return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
 
+    def reset(self) -> None:
+        """All states back to their start."""
+        self._memories.update(self._memories_rv)  # numbers: nothing to copy, which torch.compile could not follow
+
     def dynamics(self) -> Dynamics:
         """The step with all that it is called with: what everything else is derived from."""
         settings = self.options if self.settings is None else self.settings
@@ -167,6 +172,7 @@ class SpikingNeuron(base.MemoryModule):
         if self.bptt_k is not None:
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
+        states = self.materialize_states(inputs, states, "s")
         spike, *states = self.advance(c.to(states[0].dtype), *states)
         return (spike.to(c.dtype),), tuple(states)
 

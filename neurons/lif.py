@@ -38,7 +38,10 @@ def lif_step(
     u = gamma * u + c if v_reset is None else v_reset + gamma * (u - v_reset) + c
     s = spike(u - v_threshold)
     fired = s.detach() if detach_reset else s
-    return s, u - v_threshold * fired if v_reset is None else (1 - fired) * u + v_reset * fired
+    if v_reset is None:
+        return s, u - v_threshold * fired
+    # a spike resets u = +∞ like any other, and 0·∞ would be no number
+    return s, (1 - fired) * u.clamp(max=1e18) + v_reset * fired
 
 
 class LIF(SpikingNeuron):

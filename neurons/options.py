@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .defaults import TAU
 from .ops import Learned, canonical
 from .surrogate import spike_function
 
 DEFAULTS: dict[str, Any] = {
-    "tau": 2.0,
+    "tau": TAU,
     "v_threshold": 1.0,
     "v_reset": None,
     "decay_input": False,

@@ -55,11 +55,16 @@ SURROGATES: dict[str, Derivative] = {
 class Spike(torch.autograd.Function):
     """Θ(x): 1 where x ≥ 0, else 0; backward multiplies by ``derivative(x, alpha)``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, derivative: Derivative, alpha: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.derivative, ctx.alpha = derivative, alpha
+    def forward(x: Tensor, derivative: Derivative, alpha: float) -> Tensor:
         return (x >= 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Derivative, float], output: Tensor) -> None:
+        x, ctx.derivative, ctx.alpha = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, grad_spike: Tensor) -> tuple[Tensor, None, None]:

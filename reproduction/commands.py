@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import inference
-import train_BPTT
-from utils.inference_cli import inference_parser
-from utils.resume import MAY_CHANGE
+from settings.command_line import read_options
+from settings.inference import inference_parser
+from settings.resume import MUST_STAY
+from settings.training import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 # stands for the folder of the training run that a command reads; {of1}, {of2} … where there are several
@@ -32,7 +32,7 @@ RUNNERS = {
 }
 OUT_DIR = {"out_dir", "data_dir"}  # the same of a module of figures/
 # settings of a training run that do not tell it from another
-MAY_DIFFER = MAY_CHANGE - {"epochs"} | {"seed"}
+MAY_DIFFER = OPTIONS.keys() - MUST_STAY - {"epochs"} | {"seed"}
 
 
 class CommandError(Exception):
@@ -176,22 +176,16 @@ def parsed(program: str, options: Sequence[str]) -> dict[str, Any]:
         raise CommandError(f"is refused by {program}: {reason or 'it only prints something'}") from None
 
 
-def parse_with(program: str) -> Callable[[list[str]], Namespace]:
+def parse_with(program: str) -> Callable[[Sequence[str]], Namespace]:
     """What reads the options of a program.
 
     Raises:
         CommandError: if there is no such module, or it has no ``read_options``.
     """
     if program == TRAIN:
-        return train_BPTT.read_options
+        return read_options
     if program == INFER:
-        return inference_parser(
-            datasets=inference.DATASETS,
-            models=inference.MODELS,
-            neurons=inference.NEURONS,
-            batch_norms=inference.BATCH_NORMS,
-            statistics=inference.STATISTICS,
-        ).parse_args
+        return inference_parser().parse_args
     try:
         return importlib.import_module(program).read_options
     except (ModuleNotFoundError, AttributeError):

@@ -25,13 +25,8 @@ from typing import Any
 
 import torch
 
-import train_BPTT
-from data import DataError, describe
-from utils.checkpoint import CheckpointError
-from utils.cli import UsageError, exchange_of
-from utils.distributed import Ranks
-from utils.engine import MemoryFullError, NonFiniteLossError
-from utils.exit import one_line_errors
+from data import DATASETS, describe
+from utils.cli import exchange_of
 
 from .commands import INFER, TRAIN, Command
 from .recipe import Recipe, Run
@@ -88,6 +83,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
     cases = cases_of(recipes, runs)
     with TemporaryDirectory(prefix="smoke-") as folder:
         write_data(Path(folder), [case.command.settings for case in cases if case.command.trains])
+        load_libraries([case.command for case in cases])
         print("seconds  result  what is started (how many of the recipes' commands differ from it in numbers at most)")
         run_cases(cases, Path(folder), processes)
     failed = [case for case in cases if case.error]
@@ -171,12 +167,15 @@ def start(program: str, options: list[str], log: Path) -> None:
     for fd in (1, 2):  # what is not Python's
         os.dup2(sys.stdout.fileno(), fd)
     torch.set_num_threads(1)
-    errors = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
-    with one_line_errors(program, *errors):
-        if program == TRAIN:
-            train_BPTT.main(Ranks(), options)
-        else:
-            importlib.import_module(program.removesuffix(".py")).main(options)
+    importlib.import_module(program.removesuffix(".py")).main(options)
+
+
+def load_libraries(commands: Sequence[Command]) -> None:
+    """Import what the commands import, so that each fork has it."""
+    modules = {command.program.removesuffix(".py") for command in commands} | {"torch.utils.tensorboard"}
+    datasets = {command.settings["dataset"] for command in commands if command.trains}
+    for module in sorted(modules | {f"data.{DATASETS[dataset].split('.')[0]}" for dataset in datasets}):
+        importlib.import_module(module)
 
 
 def data_dir(folder: Path, settings: Mapping[str, Any]) -> Path:

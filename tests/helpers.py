@@ -30,10 +30,15 @@ from subprocess import CompletedProcess
 import torch
 from torch import Tensor
 
+from data import DATASETS
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_BPTT.py"
 # what the script imports, now or later
-LIBRARIES = ("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "data", "models", "utils.run_dir")
+LIBRARIES = (
+    *("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "models", "settings.build"),
+    *("utils.interrupt", *(f"data.{where.split('.')[0]}" for where in DATASETS.values())),
+)
 # one thread: the same sums in the same order on every machine, and nothing that a fork would lose
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
 ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
@@ -272,10 +277,10 @@ def rows_of(folder: Path, *, without: tuple[str, ...] = ()) -> list[dict[str, fl
     return [{name: value for name, value in row.items() if name not in without} for row in rows]
 
 
-def assert_refused(result: CompletedProcess, *parts: str) -> None:
-    """Exit code 2 and one line on stderr that holds ``parts``."""
+def assert_refused(result: CompletedProcess, *parts: str, speaker: str = "train_BPTT.py: error: ") -> None:
+    """Exit code 2 and one line on stderr that holds ``parts``, and begins with who says it."""
     assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("train_BPTT.py: error: ")
+    assert result.stderr.startswith(speaker)
     assert result.stderr.count("\n") == 1, result.stderr
     for part in parts:
         assert part in result.stderr

@@ -50,15 +50,15 @@ MUTATIONS = (
     Mutation(
         "lif: a hard reset leaks to 0, not to its value",
         "neurons/lif.py",
-        "u = v_reset + gamma * (u - v_reset) + c",
-        "u = gamma * u + c",
+        "else v_reset + gamma * (u - v_reset) + c",
+        "else gamma * u + c",
         "tests/test_neurons.py::test_matches_literal_trace -k LIF-rectangle",
     ),
     Mutation(
         "plif: the sign of w's initial value",
         "neurons/plif.py",
-        "-math.log(self.tau - 1)",
-        "math.log(self.tau - 1)",
+        "-math.log(neuron.tau - 1)",
+        "math.log(neuron.tau - 1)",
         "tests/test_neurons.py::test_matches_literal_trace -k PLIF",
     ),
     Mutation(
@@ -88,6 +88,20 @@ MUTATIONS = (
         "const float *kept = saved + t * SAVED * BLOCK;",
         "const float *kept = saved + (t + 1 < T ? t + 1 : t) * SAVED * BLOCK;",
         "tests/test_backends.py::test_backend_matches_steps_under_autograd -k rectangle-c",
+    ),
+    Mutation(
+        "states: one of another shape is let through",
+        "neurons/ops/dynamics.py",
+        "if state.shape != like.shape or state.dtype",
+        "if state.dtype",
+        "tests/test_states.py::test_a_sequence_of_another_shape_is_refused_until_reset -k reference",
+    ),
+    Mutation(
+        "lif: an infinite potential is not reset",
+        "neurons/lif.py",
+        "u.clamp(max=1e18)",
+        "u",
+        "tests/test_states.py::test_a_hard_reset_takes_an_infinite_potential_back -k steps",
     ),
     Mutation(
         "fused norm: the mean of the gradient is not taken out",
@@ -149,7 +163,7 @@ MUTATIONS = (
     ),
     Mutation(
         "accuracy: the last step's logits predict, not their sum",
-        "utils/engine.py",
+        "utils/meter.py",
         "logits.detach().sum(0).argmax(1)",
         "logits.detach()[-1].argmax(1)",
         "tests/test_engine.py",
@@ -178,9 +192,16 @@ MUTATIONS = (
     Mutation(
         "resume: the optimiser's momentum is forgotten",
         "utils/resume.py",
-        'optimizer.load_state_dict(checkpoint["optimizer"])',
-        'optimizer.load_state_dict({**checkpoint["optimizer"], "state": {}})',
+        "optimizer.load_state_dict(optimizer)",
+        'optimizer.load_state_dict({**optimizer, "state": {}})',
         "tests/test_resume.py::test_stopped_and_resumed[resident-1]",
+    ),
+    Mutation(
+        "resume: a run is taken for another's",
+        "settings/resume.py",
+        "    if changed:\n",
+        "    if not changed:\n",
+        "tests/test_changed_settings.py -k refused_resume_changes_nothing",
     ),
     Mutation(
         "conversion: LIF's twin of PLIF gets 1 − 1/τ for τ",

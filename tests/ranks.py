@@ -19,7 +19,7 @@ import torch
 from data.batch_order import BatchOrder
 from models import build_model, synchronise
 from utils.distributed import Ranks
-from utils.engine import evaluate, train_one_epoch
+from utils.engine import TrainState, evaluate, train_one_epoch
 from utils.loss import bptt_loss
 from utils.seeding import seed_all
 
@@ -59,7 +59,6 @@ def train(case: Case, ranks: Ranks) -> dict:
     labels = torch.arange(samples + TESTED) % 10
     if case.sync_bn:
         synchronise(net, ranks.sum_over_ranks)
-    parallel = ranks.parallel(net)
     share = partial(BatchOrder, rank=ranks.rank, world=ranks.world, seed=1)
     order, tested = share(samples, BATCH, shuffle=True), share(TESTED, 3, shuffle=False)
     optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4)
@@ -71,21 +70,10 @@ def train(case: Case, ranks: Ranks) -> dict:
             steps.append(loss.item() * len(target))
         return loss
 
-    common = {"device": CPU, "sum_over_ranks": ranks.sum_over_ranks}
-    trained = train_one_epoch(
-        parallel,
-        batches_of(x, labels, order),
-        optimizer,
-        criterion,
-        epoch=0,
-        steps=STEPS,
-        seed=1,
-        scaler=torch.amp.GradScaler("cpu", enabled=False),
-        amp_dtype=None,
-        weight=order.weight,
-        **common,
-    )
-    seen = evaluate(net, batches_of(x[samples:], labels[samples:], tested), criterion, steps=len(tested), **common)
+    state = TrainState(net, optimizer, criterion, CPU, seed=1, ranks=ranks, weight=order.weight)
+    trained = train_one_epoch(state, batches_of(x, labels, order), STEPS)
+    test_batches = batches_of(x[samples:], labels[samples:], tested)
+    seen = evaluate(net, test_batches, criterion, device=CPU, steps=len(tested), sum_over_ranks=ranks.sum_over_ranks)
     losses = torch.tensor(steps) / BATCH
     if ranks.sum_over_ranks is not None:
         ranks.sum_over_ranks(losses)

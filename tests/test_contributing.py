@@ -1,5 +1,6 @@
 """CONTRIBUTING.md's worked examples, done as they say: in a copy of the tree, up to a trained network."""
 
+import json
 import re
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "results", "build", "*.egg-info")
 EXAMPLES = dict(
-    re.findall(r"^## (Add a [\w ]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
+    re.findall(r"^## (Add an? [\w ]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 )
 # what CI tells its own pytest is not for those that run in the copy
 PLAIN = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("PYTEST_ADDOPTS", "COV"))}
@@ -31,7 +32,18 @@ def apply_diff(tree: Path, diff: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def run(command: str, tree: Path) -> None:
+# what each example adds, as it is found in -h, config.json, the run's name and docs/options.md; its files, data_sets.md
+# aside
+ADDED = {
+    "Add a neuron": (" IF,", ("neuron", "IF"), "_IF_", "`IF`", 2),
+    "Add a network": (" spiking_lenet", ("model", "spiking_lenet"), "_spiking_lenet_", "`spiking_lenet`", 2),
+    "Add a data set": (" digits_parity", ("dataset", "digits_parity"), "digits_parity_", "`digits_parity`", 2),
+    "Add an option of the loop": ("-clip_grad CLIP_GRAD", ("clip_grad", 0.5), "_clip0.5_", "`-clip_grad`", 2),
+    "Add an option of a neuron": ("-v_threshold V_THRESHOLD", ("v_threshold", 0.8), "_vth0.8_", "`-v_threshold`", 4),
+}
+
+
+def run(command: str, tree: Path) -> str:
     program, *words = shlex.split(command)
     assert program == "python"
     done = subprocess.run(
@@ -43,10 +55,11 @@ def run(command: str, tree: Path) -> None:
         timeout=TIMEOUT,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
 
 
-def test_each_of_the_four_is_there():
-    assert list(EXAMPLES) == ["Add a neuron", "Add a network", "Add a data set", "Add a recipe"]
+def test_each_of_them_is_there():
+    assert list(EXAMPLES) == [*ADDED, "Add a recipe"]
 
 
 @pytest.mark.slow
@@ -73,6 +86,14 @@ def test_example_works(tmp_path, example):
     assert commands
     for command in commands:
         run(command, tree)
-    if example != "Add a recipe":  # its smoke run cleans up behind itself
-        (metrics,) = tree.glob("logs/try/*/metrics.jsonl")
-        assert len(metrics.read_text().splitlines()) == 1
+    if example == "Add a recipe":  # its smoke run cleans up behind itself
+        return
+    (metrics,) = tree.glob("logs/try/*/metrics.jsonl")
+    assert len(metrics.read_text().splitlines()) == 1
+    in_help, (name, value), in_name, in_page, most_files = ADDED[example]
+    assert len({file for file in touched if not file.startswith("tests/")}) <= most_files
+    assert in_help in re.sub(r"\s+", " ", run("python train_BPTT.py -h", tree))
+    assert json.loads((metrics.parent / "config.json").read_text())[name] == value
+    assert in_name in metrics.parent.name
+    assert in_page in (tree / "docs" / "options.md").read_text()
+    assert in_page not in (ROOT / "docs" / "options.md").read_text()

@@ -1,5 +1,6 @@
 """The script on several ranks, by torchrun: what one process would do, one of them writes, none outlives the others."""
 
+import json
 import re
 import shlex
 import signal
@@ -16,6 +17,7 @@ from tests.helpers import (
     SCRIPT,
     TIMING,
     as_torchrun,
+    assert_refused,
     descendants,
     free_port,
     outcome,
@@ -89,7 +91,7 @@ def test_torchrun(home, alone, tmp_path):
 
 
 def test_stopped_and_resumed_in_other_ranks(home, alone, tmp_path):
-    """Two ranks are told to stop in mid-epoch; one process goes on."""
+    """Two ranks are told to stop in mid-epoch; one process resumes, if it is told to and not by -resume auto."""
     command = [sys.executable, SCRIPT, *RUN, "-out_dir", tmp_path, *OFTEN]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
         wait_until(lambda: list(tmp_path.glob("*/checkpoint_previous.pth")))
@@ -99,9 +101,15 @@ def test_stopped_and_resumed_in_other_ranks(home, alone, tmp_path):
     assert results[0].stdout.count("stopped after") == 1
     assert "torchrun --nproc_per_node=2 " in results[0].stdout
     assert results[1].stdout == ""
+    latest = run_folder(tmp_path) / "checkpoint_latest.pth"
     result = run_training(*RUN, "-out_dir", tmp_path, "-resume", "auto", cwd=home)
+    assert_refused(result, "was trained by 2 ranks, not 1, and draws depend on that", f"-resume {latest}")
+    result = run_training(*RUN, "-out_dir", tmp_path, "-resume", latest, cwd=home)
     assert (result.returncode, result.stderr) == (0, "")
+    assert "ranks 2 → 1" in result.stdout
     assert_close_run(run_folder(tmp_path), alone)
+    (resumed,) = json.loads((latest.parent / "config.json").read_text())["resumed"]
+    assert resumed["changed"]["ranks"] == [2, 1]
 
 
 def two_hosts(end_point: str, *options: str | Path) -> list[list[str | Path]]:

@@ -1,5 +1,6 @@
 """What is written about the code is true of it: links, files, names; and files are of a size to be read."""
 
+import ast
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from tests.helpers import ROOT
 
 MADE = {"logs", "data_dir", "build", "__pycache__"}
 LONGEST = 300  # lines of a file outside of tests/
+ROOMS = ("settings", "data", "models", "utils")
 
 
 def files(pattern: str) -> list[Path]:
@@ -77,6 +79,20 @@ def test_no_file_is_too_long_to_be_read():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources}
     too_long = {path: lines for path, lines in lengths.items() if lines > LONGEST}
     assert not too_long, too_long
+
+
+def test_no_function_is_too_long_to_be_read():
+    """Of the scripts and of what they are made from; the loop that trains is a page."""
+    sources = [path for path in files("*.py") if path.parts[0] in ("train_BPTT.py", "inference.py", *ROOMS)]
+    lengths = {
+        f"{path}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in sources
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert lengths.pop("train_BPTT.py: train") <= 80
+    assert len((ROOT / "train_BPTT.py").read_text().splitlines()) <= 200
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
 def test_the_hooks_check_what_ci_checks():

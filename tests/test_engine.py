@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from utils.engine import Meter, evaluate
+from utils.engine import evaluate
+from utils.meter import Meter
 
 CPU = torch.device("cpu")
 # [T, N, K]: by their sum the samples are of classes 0 and 1; the last step alone says 1 and 0

@@ -15,9 +15,10 @@ from tests.fixtures_images import write_cifar10
 from tests.golden.fill import normal
 from tests.helpers import TIMING, rows_of, run_training
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint
+from utils.engine import TrainState
 from utils.formats import FORMAT
 from utils.optim import build_optimizer, build_schedule
-from utils.resume import TrainingState
+from utils.resume import restore
 
 GOLDEN = Path(__file__).parent / "golden" / "spiking_resnet18-PLIF-tau1.5-sg_triangle-T2.json"
 LR, EPOCHS, T_MAX = 0.1, 3, 10
@@ -64,8 +65,8 @@ def resumed(path, model="spiking_resnet18", neuron="PLIF"):
     net.to(memory_format=torch.channels_last)
     optimizer = build_optimizer("SGD", net.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4, device=CPU)
     schedule = build_schedule("CosALR", optimizer, T_max=T_MAX, step_size=100, gamma=0.1)
-    state = TrainingState(net, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False), BATCHES, 3)
-    state.restore(checkpoint, path)
+    state = TrainState(net, optimizer, torch.nn.CrossEntropyLoss(), CPU, schedule, batches=BATCHES, steps=3)
+    restore(state, checkpoint, path)
     return net, state
 
 

@@ -11,14 +11,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data import DATASETS
-from data.made_up_images import write_cifar10
-from models import BATCH_NORMS, MODELS, STATISTICS
-from neurons import BACKENDS, NEURONS, SURROGATES
+from reproduction.tiny_images import write_cifar10
+from settings.command_line import training_parser
 from tests.helpers import ENVIRONMENT, assert_refused, run_folder, run_training
 from tests.test_hostile_events import with_entry
 from utils.checkpoint import CheckpointError, read_checkpoint
-from utils.cli import UsageError, training_parser
+from utils.cli import UsageError
 from utils.distributed import Ranks
 from utils.resume import is_whole
 
@@ -157,15 +155,7 @@ def test_damaged_middle_of_an_epoch(home, tmp_path, checkpoint, case):
 
 # -- properties of the command line
 
-PARSER = training_parser(
-    datasets=DATASETS,
-    models=MODELS,
-    neurons=NEURONS,
-    surrogates=SURROGATES,
-    batch_norms=BATCH_NORMS,
-    statistics=STATISTICS,
-    backends=BACKENDS,
-)
+PARSER = training_parser()
 OPTIONS = [action.option_strings[0] for action in PARSER._actions if action.dest != "help"]
 word = st.one_of(st.sampled_from(OPTIONS), st.text(max_size=8), st.integers().map(str), st.floats().map(str))
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from data import build_dataset
+from settings.inference import inference_parser
+from settings.rebuild import training_slice
 from tests.helpers import assert_refused, run_training
-from utils.inference_cli import inference_parser
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "inference.py"
@@ -123,13 +124,12 @@ def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, inf
 
 
 def test_the_slice_is_of_what_was_trained_on(run):
-    namespace = runpy.run_path(str(SCRIPT))
-    parser_args = inference_parser(datasets=[], models=[], neurons=[], batch_norms=[], statistics=[]).parse_args(
+    parser_args = inference_parser().parse_args(
         ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
     )
     task = build_dataset("digits", T=2)
     trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
-    drawn = namespace["training_slice"](task, parser_args, 100, "calibrate_samples")
+    drawn = training_slice(task, parser_args, 100, "calibrate_samples")
     assert 90 <= len(drawn) <= 110
     assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
     assert drawn.labels.bincount().min() >= 5
@@ -232,6 +232,30 @@ def test_calibration_for_export_keeps_to_hard_resets(run, infer):
     assert None not in found["calibrated"]["per_layer"]["v_reset"].values()
 
 
+def test_a_network_calibrated_for_hard_resets_is_saved_and_exported_later(run, infer):
+    options = ["-calibrate", "-calibrate_hard", "-calibrate_samples", 20, "-v_resets", "soft", -0.04]
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", *options, "-save_lif", run / "hard.pth")
+    assert code == 0, err
+    assert f"LIF network: {run / 'hard.pth'}\n" in out
+    assert None not in result(run, "sweep.json")["calibrated"]["per_layer"]["v_reset"].values()
+    code, out, err = infer("-resume", run / "hard.pth", "-export", run / "n.nir")
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+
+
+def test_a_soft_reset_that_is_saved_says_what_it_is_not_for_and_the_way_there(run, infer):
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", "-neuron", "LIF", "-v_reset", "soft", "-save_lif", run / "soft.pth"
+    )
+    assert code == 0, err
+    assert f"soft.pth (not for -export as it is: soft reset in {', '.join(LAYERS)}, which NIR has not; give a" in out
+    refused(infer, run / "soft.pth", f"-export {run / 'n.nir'}", "give a -v_reset, or let -calibrate choose one")
+    for way in (["-v_reset", -0.06], ["-calibrate", "-calibrate_samples", 20, "-v_resets", -0.04]):
+        code, out, err = infer("-resume", run / "soft.pth", *way, "-export", run / "n.nir")
+        assert code == 0, err
+        assert "Read back by SpikingJelly" in out
+
+
 def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     state = torch.load(run / "checkpoint_latest.pth", weights_only=True)
     alone = run.parent / "alone"
@@ -239,7 +263,7 @@ def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     torch.save(
         {name: state[name] for name in ("net", "optimizer", "lr_scheduler", "epoch", "max_test_acc")}, alone / "a.pth"
     )
-    refused(infer, alone / "a.pth", "", "no config.json beside", "it takes -model, -dataset, -neuron, -T to know")
+    refused(infer, alone / "a.pth", "", "no config.json beside", "it takes -dataset, -model, -neuron, -T to know")
     refused(infer, alone / "a.pth", "-dataset digits -model snn5_noAP -neuron CLIF", "it takes -T to know")
     options = "-dataset digits -model snn5_noAP -neuron CLIF -T 2 -b 16"
     code, _, err = infer("-resume", alone / "a.pth", *options.split())
@@ -404,6 +428,8 @@ def refused(infer, checkpoint, options, *says):
         ("CLIF", "-recalibrate_bn 1", "-recalibrate_bn 1 is less than one sample of each class"),
         ("CLIF", "-save_bn n.pth", "-save_bn writes the statistics of -recalibrate_bn: add that"),
         ("CLIF", "-neuron LIF -recalibrate_bn -save_bn n.pth", "-save_lif writes the LIF network, and its statistics"),
+        ("CLIF", "-calibrate -v_resets soft -export n.nir", "-v_resets soft leaves -calibrate no hard reset"),
+        ("CLIF", "-calibrate -calibrate_hard -v_resets soft soft", "-v_resets soft leaves -calibrate no hard reset"),
         ("CLIF", f"-out_dir {__file__}/here", "test_inference.py/here"),
         ("CLIF", "-calibrate -calibrate_samples 1", "-calibrate_samples 1 is less than one sample of each class"),
         ("PLIF", "-neuron CLIF", "was trained with PLIF"),
@@ -421,6 +447,9 @@ def test_what_cannot_be_met_is_one_line(trained, infer, monkeypatch, tmp_path, n
 def test_broken_checkpoints_and_settings_are_one_line(run, infer):
     checkpoint, config = run / "checkpoint_latest.pth", run / "config.json"
     settings = json.loads(config.read_text())
+    state = torch.load(checkpoint, weights_only=True)
+    del state["settings"]  # as older checkpoints are: config.json is all that is known
+    torch.save(state, checkpoint)
     refused(infer, run / "gone.pth", "", "no checkpoint at")
     config.write_text("{")
     refused(infer, checkpoint, "", "config.json is damaged: it is not JSON")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from utils.loss import bptt_loss
+from utils.loss import LOSSES, bptt_loss, build_loss, mean_ce, rate_mse
 
 T, N, K = 3, 4, 5
 
@@ -73,3 +73,36 @@ def test_half_precision_is_summed_in_float32(logits, dtype):
     assert loss.item() == pytest.approx(bptt_loss(half.double(), LABELS["classes"]).item(), rel=1e-6)
     large = torch.full((T, N, K), 300.0, dtype=torch.float16)  # its square is no float16
     assert bptt_loss(large, LABELS["classes"]).isfinite()
+
+
+def rate_mse_by_hand(logits, labels):
+    total = 0.0
+    for n in range(N):
+        target = [float(labels[n] == k) for k in range(K)] if labels.dim() == 1 else labels[n].tolist()
+        for k in range(K):
+            rate = sum(logits[t, n, k].item() for t in range(T)) / T
+            total += (rate - target[k]) ** 2
+    return total / (N * K)
+
+
+@pytest.mark.parametrize("labels", LABELS)
+def test_losses_of_the_mean_over_t(logits, labels):
+    labels = LABELS[labels]
+    assert rate_mse(logits, labels).item() == pytest.approx(rate_mse_by_hand(logits, labels), rel=1e-12)
+    mean = logits.mean(0, keepdim=True)  # one step: TET's CE alone
+    for smoothing in (0.0, 0.1):
+        expected = bptt_loss(mean, labels, 0.0, label_smoothing=smoothing).item()
+        assert mean_ce(logits, labels, smoothing).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda x: rate_mse(x, labels) + mean_ce(x, labels, 0.1), logits)
+
+
+def test_a_loss_by_name_takes_its_own_options(logits):
+    settings = {"loss_lambda": 0.3, "loss_means": -0.5, "mse_n_reg": False, "label_smoothing": 0.1}
+    expected = {
+        "tet": bptt_loss(logits, LABELS["classes"], 0.3, -0.5, False, 0.1),
+        "mean_ce": mean_ce(logits, LABELS["classes"], 0.1),
+        "rate_mse": rate_mse(logits, LABELS["classes"]),
+    }
+    assert expected.keys() == LOSSES.keys()
+    for name, value in expected.items():
+        assert torch.equal(build_loss(name, **settings)(logits, LABELS["classes"]), value)

@@ -80,6 +80,17 @@ def test_fused_neurons_refuse_a_second_derivative():
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["LIF", "CLIF", "KLIF"])
+def test_functional_transforms_take_the_reference(name):
+    x = torch.randn(4, 3, 5, requires_grad=True)
+    neuron = build_neuron(name, keep_state=False)
+    (expected,) = torch.autograd.grad(neuron(x).sum(), x)
+    by_sample = torch.vmap(torch.func.grad(lambda x: neuron(x).sum()), in_dims=1, out_dims=1)(x.detach())
+    torch.testing.assert_close(by_sample, expected)
+    with pytest.raises(ValueError, match="backend c goes through no functional transform"):
+        torch.func.grad(lambda x: build_neuron(name, backend="c")(x).sum())(x)
+
+
 NETWORKS = [("snn5", 32, 4), pytest.param("spiking_vgg11_bn", 32, 4, marks=pytest.mark.slow),
             pytest.param("spiking_resnet18", 32, 4, marks=pytest.mark.slow)]  # fmt: skip
 

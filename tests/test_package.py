@@ -21,12 +21,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "utils": set(),
     "models": {"neurons"},
-    "figures": {"models", "neurons", "data", "utils"},
-    "deploy": {"data", "figures", "models", "neurons", "utils"},
+    "figures": {"settings", "models", "neurons", "data", "utils"},
+    "deploy": {"figures", "settings", "models", "neurons", "data", "utils"},
     "accounts": {"figures", "neurons", "utils"},
-    "benchmarks": {"figures", "models", "neurons", "data", "utils"},
+    "benchmarks": {"figures", "settings", "models", "neurons", "data", "utils"},
     # it reads command lines with the commands' own parsers
-    "reproduction": {"train_BPTT", "inference", "deploy", "figures", "data", "utils"},
+    "reproduction": {"deploy", "figures", "data", "settings", "utils"},
+    "settings": {"models", "neurons", "data", "utils"},
 }
 PROJECT = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} | {
     path.stem for path in ROOT.glob("*.py")

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from data import DATASETS
-from models import BATCH_NORMS, MODELS, STATISTICS
-from neurons import BACKENDS, NEURONS, SURROGATES
+from neurons import NEURONS
 from reproduce import read_options
 from reproduction.recipe import RECIPES, load_recipes
-from utils.cli import training_parser
-from utils.inference_cli import inference_parser
+from settings.command_line import training_parser
+from settings.inference import inference_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -22,19 +21,7 @@ COMMANDS = [line.split(" #")[0].strip() for line in LINES if re.match(r"python \
 
 
 def parser_of(script):
-    if script == "train_BPTT.py":
-        return training_parser(
-            datasets=DATASETS,
-            models=MODELS,
-            neurons=NEURONS,
-            surrogates=SURROGATES,
-            batch_norms=BATCH_NORMS,
-            statistics=STATISTICS,
-            backends=BACKENDS,
-        )
-    return inference_parser(
-        datasets=DATASETS, models=MODELS, neurons=NEURONS, batch_norms=BATCH_NORMS, statistics=STATISTICS
-    )
+    return training_parser() if script == "train_BPTT.py" else inference_parser()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

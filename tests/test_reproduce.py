@@ -154,7 +154,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
         main("run", "small", "--only", "lif")
     assert caught.value.code == 130
     assert signal.getsignal(signal.SIGINT) is before
-    assert "go on with" in capfd.readouterr().out  # the training script's own words: it saved
+    assert "resume with" in capfd.readouterr().out  # the training script's own words: it saved
     stopped = results.trained(run, 1)
     assert 2 <= len(stopped.rows) < 60
     assert not stopped.is_finished

@@ -11,8 +11,10 @@ from models import build_model
 from tests.fixtures_images import write_cifar10
 from tests.helpers import assert_refused, assert_same, run_folder, run_training
 from utils.checkpoint import CheckpointError, load_weights
+from utils.engine import TrainState
 from utils.optim import KEPT, OPTIMISERS, build_optimizer, build_schedule
-from utils.resume import TrainingState
+from utils.resume import checkpoint_of as saved_checkpoint
+from utils.resume import restore
 
 BATCHES = {"b": 4, "seed": 1, "samples": 20}
 STEPS = 5
@@ -25,7 +27,9 @@ def training(opt="SGD", schedule="CosALR"):
     net = build_model("mlp3", "PLIF", in_channels=1, input_size=4)
     optimizer = build_optimizer(opt, net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, device=CPU)
     lr_scheduler = build_schedule(schedule, optimizer, T_max=10, step_size=1, gamma=0.1)
-    return TrainingState(net, optimizer, lr_scheduler, torch.amp.GradScaler("cpu"), BATCHES, STEPS)
+    return TrainState(
+        net, optimizer, torch.nn.CrossEntropyLoss(), CPU, lr_scheduler, torch.float16, batches=BATCHES, steps=STEPS
+    )
 
 
 def checkpoint_of(opt="SGD", schedule="CosALR"):
@@ -36,7 +40,8 @@ def checkpoint_of(opt="SGD", schedule="CosALR"):
         state.optimizer.step()
     state.lr_scheduler.step()
     state.is_best(60.0, 50.0)
-    saved = state.after(1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
+    state.epoch, state.step = 1, 2
+    saved = saved_checkpoint(state, {"loss": 3.5, "hits": 3, "samples": 8})
     return copy.deepcopy({**saved, "scaler": dict(SCALER), "format": 2})
 
 
@@ -73,7 +78,7 @@ def spoilt_values(value):
 
 
 # what a run does not take from its checkpoint, or may find empty there
-FREE = {"fused", "foreach", "capturable", "differentiable", "_is_initial", "_get_lr_called_within_step"}
+FREE = {"settings", "fused", "foreach", "capturable", "differentiable", "_is_initial", "_get_lr_called_within_step"}
 
 
 def is_allowed(path, value):
@@ -91,7 +96,7 @@ def is_allowed(path, value):
 def refusal_of(state, checkpoint, folder):
     """The line that refuses a checkpoint; None if it is put back."""
     try:
-        state.restore(checkpoint, folder / "spoilt.pth")
+        restore(state, checkpoint, folder / "spoilt.pth")
     except CheckpointError as error:
         return str(error).removeprefix(str(folder))
     return None
@@ -168,7 +173,7 @@ WRONG = {
 def test_what_cannot_be_is_named(case, tmp_path):
     path, value, says = WRONG[case]
     with pytest.raises(CheckpointError, match="cannot be resumed") as caught:
-        training().restore(put(CHECKPOINTS["SGD", "CosALR"], path, value), tmp_path / "spoilt.pth")
+        restore(training(), put(CHECKPOINTS["SGD", "CosALR"], path, value), tmp_path / "spoilt.pth")
     assert says in str(caught.value)
 
 
@@ -178,9 +183,9 @@ def test_published_accuracy_is_a_fraction(accuracy, tmp_path):
     published = {name: CHECKPOINTS["SGD", "CosALR"][name] for name in names}
     state = training()
     with pytest.raises(CheckpointError, match="a fraction"):
-        state.restore({**published, "max_test_acc": accuracy}, tmp_path / "theirs.pth")
+        restore(state, {**published, "max_test_acc": accuracy}, tmp_path / "theirs.pth")
     for fraction, percent in ((0.5, 50.0), (1, 100.0), (0, 0.0), (-1, -math.inf)):
-        state.restore({**published, "max_test_acc": fraction}, tmp_path / "theirs.pth")
+        restore(state, {**published, "max_test_acc": fraction}, tmp_path / "theirs.pth")
         assert state.best_acc == state.best_test_acc == percent
 
 
@@ -191,8 +196,8 @@ def test_whole_one_is_put_back_in_memory_of_its_own(tmp_path):
     kept[0]["momentum_buffer"] = torch.full((), 0.25).expand(kept[0]["momentum_buffer"].shape)
     kept[2]["momentum_buffer"] = kept[3]["momentum_buffer"]
     state = training()
-    state.restore(whole, tmp_path / "whole.pth")
-    assert (state.epoch, state.step, state.sums) == (1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
+    restore(state, whole, tmp_path / "whole.pth")
+    assert (state.epoch, state.step, state.meter.sums()) == (1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
     assert (state.best_acc, state.best_test_acc) == (60.0, 50.0)
     assert state.scaler.get_scale() == SCALER["scale"]
     buffers = [state.optimizer.state[weight]["momentum_buffer"] for weight in state.net.parameters()]

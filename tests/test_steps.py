@@ -187,7 +187,7 @@ def test_without_a_compiler_it_is_said_once_with_the_remedy(monkeypatch):
     backends.WARNED.clear()
     monkeypatch.setattr(backends, "_why_not", lambda backend: "backend c wants a C compiler: install gcc or clang")
     x = current(3, 2, 5)
-    with pytest.warns(UserWarning, match="install gcc or clang.*reference, which is slower") as said:
+    with pytest.warns(UserWarning, match=r"install gcc or clang.*reference, which is slower") as said:
         assert [CLIF().backend_for(x) for _ in range(3)] == ["reference"] * 3
     assert len(said) == 1
     with pytest.raises(ValueError, match="backend c wants a C compiler"):
@@ -203,5 +203,5 @@ def test_states_of_another_frame_are_named(change):
     neuron(current(3, 2, 5))
     for name, value in change.items():
         setattr(neuron, name, value)
-    with pytest.raises(ValueError, match="CLIF's state v is"):
+    with pytest.raises(ValueError, match=r"^state v is .*reset_net"):
         neuron(current(3, 2, 5))

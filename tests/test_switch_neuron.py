@@ -76,10 +76,20 @@ def test_epochs_before_it_are_those_of_the_old_neuron(home, whole):
 
 
 def test_a_switch_is_a_run_that_goes_on_with_the_new_neuron(home, whole):
-    """The optimiser and the schedule go on: an epoch of LIF, resumed with CLIF, is the same to the last bit."""
+    """The optimiser and the schedule stay: an epoch of LIF, resumed with CLIF, is the same to the last bit.
+
+    Such a resume is refused, unless nobody knows any more that the run had LIF.
+    """
     before = train(home, "before", epochs=1)
+    latest = before / "checkpoint_latest.pth"
     words = ["CLIF" if word == "LIF" else word for word in RUN]
-    result = run_training(*words, "-epochs", 3, "-resume", before / "checkpoint_latest.pth", cwd=home)
+    resume = [*words, "-epochs", 3, "-resume", latest]
+    assert_refused(run_training(*resume, cwd=home), "was trained with -neuron LIF, not CLIF")
+    state = torch.load(latest, weights_only=True)
+    del state["settings"]
+    torch.save(state, latest)
+    (before / "config.json").unlink()
+    result = run_training(*resume, cwd=home)
     assert result.returncode == 0, result.stderr
     assert rows_of(before, without=TIMING) == rows_of(whole, without=TIMING)
     one, other = (weights_in(folder / "checkpoint_latest.pth") for folder in (before, whole))

@@ -10,14 +10,14 @@ import torch
 from data import build_dataset
 from data.loader import build_loader
 from models import build_model
+from settings.command_line import read_options, runs_of
+from settings.record import run_name
 from tests.fixtures_dvs import write_dvs_cifar10_pt
 from tests.fixtures_images import CPU, write_cifar10, write_tiny_imagenet
 from tests.helpers import ROOT, SAVED, assert_same, rows_of, run_folder, run_training, weights_in
-from tests.test_readme import parser_of
 from utils.checkpoint import load_weights
 from utils.engine import evaluate
 from utils.loss import bptt_loss
-from utils.run_dir import run_name
 from utils.seeding import seed_all
 
 QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
@@ -201,7 +201,7 @@ def test_without_git_and_c_compiler(tmp_path, data_dir, monkeypatch):
     monkeypatch.setitem(run_training.__globals__["ENVIRONMENT"], "PATH", str(tmp_path))
     result = run_training(*QUICK, "-data_dir", data_dir, cwd=tmp_path, fresh=True)
     assert result.returncode == 0, result.stderr
-    assert "cpu, backend torch, " in result.stdout
+    assert "cpu, backend reference, " in result.stdout
     made_with = json.loads((run_folder(tmp_path / "logs") / "config.json").read_text())["made_with"]
     assert made_with["commit"] == "unknown"
 
@@ -219,5 +219,5 @@ def test_help_names_every_choice(tmp_path):
     "words", [["-bptt_k", "2"], ["-switch_neuron", "4:CLIF"], ["-v_reset", "0"], ["-bn", "merged"]]
 )
 def test_settings_that_tell_runs_apart_are_in_their_names(words):
-    parse = parser_of("train_BPTT.py").parse_args
-    assert run_name(parse(["-neuron", "LIF", *words])) != run_name(parse(["-neuron", "LIF"]))
+    (plain,), (other,) = (runs_of(read_options(["-neuron", "LIF", *more])) for more in ([], words))
+    assert run_name(other) != run_name(plain)

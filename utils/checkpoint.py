@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import shutil
 import struct
 import warnings
 from pathlib import Path
@@ -14,6 +12,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
+from .aside import replacing
 from .formats import FORMAT, recognised, why_another_network
 
 # what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
@@ -50,30 +49,12 @@ def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = N
     Raises:
         CheckpointError: if the disk does not take it.
     """
-    aside = path.with_name(path.name + ".tmp")
     try:
-        with aside.open("wb") as file:
+        with replacing(path, "wb", previous) as file:
             torch.save({**state, "format": FORMAT}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            keep_as(path, previous)
-        os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # on a full disk, torch's writer knows only the latter
-        aside.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "the disk is full, or refuses so large a file"
         raise CheckpointError(f"{path} cannot be written: {reason}; what was saved before is kept") from None
-
-
-def keep_as(path: Path, other: Path) -> None:
-    """Give a file a second name, so that at every moment both names are of a whole file."""
-    aside = other.with_name(other.name + ".tmp")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(path, aside)
-    except OSError:  # a file system without hard links
-        shutil.copy2(path, aside)
-    os.replace(aside, other)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -155,7 +136,8 @@ def flaw_of(value: object, like: Tensor) -> str | None:
 def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a network's weights: a checkpoint of ours or of the published code, or a bare state dict.
 
-    PLIF's learned ``w`` is left out when the network has none (PLIF-trained weights run as LIF).
+    What the network calls ``unused_weights`` is left out; so is PLIF's learned ``w`` when the network has none
+    (PLIF-trained weights run as LIF).
 
     Returns:
         The whole checkpoint, for what else it holds.
@@ -165,8 +147,20 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
             now than when it was trained, or holds weights that are not finite.
     """
     state = read_checkpoint(path)
+    put_weights(net, state, path)
+    return state
+
+
+def put_weights(net: nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Load the weights of a checkpoint that has been read; see :func:`load_weights`.
+
+    Args:
+        path: where it was read, for the messages.
+    """
     weights, own = weights_of(state, path), net.state_dict()
     weights = {k: w for k, w in weights.items() if k in own or not (k.endswith(".w") and w.dim() == 0)}
+    unused = getattr(net, "unused_weights", ())
+    weights = {name: weight for name, weight in weights.items() if not name.endswith(unused)}
     missing = sorted(name for name in own.keys() - weights.keys() if not is_of_steps(name, own[name], own))
     extra = sorted(name for name in weights.keys() - own.keys() if not is_of_steps(name, weights[name], own))
     if missing or extra:
@@ -185,7 +179,6 @@ def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     if len(steps) > 1:
         raise CheckpointError(f"{path} does not fit: its statistics of each step are of {sorted(steps)} steps")
     net.load_state_dict(weights)
-    return state
 
 
 def is_of_steps(name: str, value: Tensor, own: dict[str, Tensor]) -> bool:

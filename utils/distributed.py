@@ -219,7 +219,7 @@ def naming_lost_ranks() -> Iterator[None]:
 
 
 def lost(error: Exception) -> str:
-    return f"another rank has died or cannot be reached ({reason(error)}); go on with -resume auto"
+    return f"another rank has died or cannot be reached ({reason(error)}); resume with -resume auto"
 
 
 def reason(error: Exception) -> str:

@@ -1,134 +1,134 @@
-"""One epoch of training, and one of evaluation: each returns a plain dict of numbers."""
+"""The state of a run, a step and an epoch of training, and one of evaluation; epochs return a dict of numbers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .distributed import Ranks
+from .meter import Meter, stop_if_not_finite
 from .seeding import seed_all
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
 
 
-class NonFiniteLossError(Exception):
-    """The loss stopped being a number: one line that names the epoch and the step."""
-
-
 class MemoryFullError(Exception):
     """The device's memory is full: one line that says which options take less."""
 
 
-class Meter:
-    """Loss and hits, summed on the device: reading them waits for it, so it is done now and then only.
+@dataclass
+class TrainState:
+    """A network that is trained, what trains it, and how far it has come.
 
     Args:
-        sums: what :meth:`sums` gave in the middle of an epoch that is gone on with.
+        net: what is trained, evaluated and saved; ``model`` is the same under the ranks' averaging of gradients.
+        criterion: (logits [T, N, K], target) → the loss, a scalar.
+        lr_scheduler: one step an epoch; None leaves the learning rate alone.
+        amp_dtype: precision of the convolutions under autocast; None for float32. float16 scales the loss.
+        seed: dropout's draws are a function of (seed, epoch, step).
+        ranks: the processes that share each batch.
+        weight: step → factor of the loss, where the ranks have uneven shares of a batch.
+        batches: what an epoch's batches are a function of, besides the epoch. steps: how many an epoch has.
+        identity: the settings that identify the run; its checkpoints carry them.
+
+    ``epoch`` and ``step`` say where it is: the epoch, and how many of its batches have been trained on; ``meter`` has
+    counted these. ``best_acc`` is the best accuracy so far on the set that chooses, ``best_test_acc`` the test accuracy
+    of that epoch, both in percent. ``exchanged`` is what a checkpoint must say of neurons that were exchanged.
     """
 
-    def __init__(self, device: torch.device, sums: Mapping[str, float] | None = None):
-        loss, hits, samples = (sums[name] for name in ("loss", "hits", "samples")) if sums else (0.0, 0, 0)
-        wide = torch.float64 if device.type != "mps" else torch.float32
-        self.loss = torch.full((), loss, device=device, dtype=wide)
-        self.hits = torch.full((), int(hits), device=device, dtype=torch.int64)
-        self.first_bad = torch.full((), -1, device=device, dtype=torch.int64)
-        self.samples = int(samples)
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    criterion: Callable[[Tensor, Tensor], Tensor]
+    device: torch.device
+    lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    amp_dtype: torch.dtype | None = None
+    seed: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    weight: Callable[[int], float] | None = None
+    batches: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    identity: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    step: int = 0
+    best_acc: float = float("-inf")
+    best_test_acc: float = float("-inf")
+    exchanged: dict[str, str] = field(default_factory=dict)
 
-    def add(self, loss: Tensor, logits: Tensor, target: Tensor, step: int) -> None:
-        """Count a batch: its mean loss, logits [T, N, K], target [N] or [N, K]."""
-        labels = target if target.dim() == 1 else target.argmax(1)
-        samples = len(labels)
-        self.loss += loss.detach() * samples
-        self.hits += (logits.detach().sum(0).argmax(1) == labels).sum()  # [T, N, K] → [N, K] → [N]
-        bad = ~loss.detach().isfinite() & (self.first_bad < 0)
-        self.first_bad = torch.where(bad, step, self.first_bad)
-        self.samples += samples
+    def __post_init__(self) -> None:
+        self.model = self.ranks.parallel(self.net)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.meter = Meter(self.device)
 
-    def sums(self) -> dict[str, float]:
-        """What it holds, as plain numbers for a checkpoint; waits for the device."""
-        return {"loss": self.loss.item(), "hits": self.hits.item(), "samples": self.samples}
+    def is_best(self, acc: float, test_acc: float) -> bool:
+        """Whether an epoch is the best so far on the set that chooses; notes it if so."""
+        if acc <= self.best_acc:
+            return False
+        self.best_acc, self.best_test_acc = acc, test_acc
+        return True
 
-    def over_ranks(self, sum_over_ranks: Callable[[Tensor], None] | None) -> Meter:
-        """A meter of all ranks' sums."""
-        if sum_over_ranks is None:
-            return self
-        sums = torch.stack([self.loss, self.hits.double(), self.loss.new_tensor(self.samples)])
-        sum_over_ranks(sums)
-        loss, hits, samples = sums.tolist()
-        return Meter(self.loss.device, {"loss": loss, "hits": int(hits), "samples": int(samples)})
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        if self.lr_scheduler is not None:
+            with warnings.catch_warnings():  # the optimiser's step that it misses came before a resume, or overflowed
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                self.lr_scheduler.step()
+        self.epoch, self.step, self.meter = self.epoch + 1, 0, Meter(self.device)
 
-    def read(self) -> tuple[float, float]:
-        """Mean loss and accuracy in percent so far; waits for the device."""
-        return self.loss.item() / self.samples, 100 * self.hits.item() / self.samples
+
+def train_step(state: TrainState, x_seq: Tensor, target: Tensor) -> None:
+    """Train on one batch: x_seq [T, N, C, H, W], target [N] or soft labels [N, K]."""
+    rank = state.ranks.rank  # rank 0 draws as a single process does
+    seed_all(state.seed, state.epoch, state.step, *[rank] * (rank > 0))
+    with torch.autocast(state.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
+        logits = state.model(x_seq)
+    loss = state.criterion(logits, target)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.meter.add(loss, logits, target, state.step)
+    state.step += 1
 
 
 def train_one_epoch(
-    net: nn.Module,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    criterion: Callable[[Tensor, Tensor], Tensor],
-    *,
-    epoch: int,
-    steps: int,
-    seed: int,
-    device: torch.device,
-    scaler: torch.amp.GradScaler,
-    amp_dtype: torch.dtype | None,
-    start: int = 0,
-    meter: Meter | None = None,
-    after_step: Callable[[int], None] | None = None,
-    weight: Callable[[int], float] | None = None,
-    sum_over_ranks: Callable[[Tensor], None] | None = None,
-    rank: int = 0,
+    state: TrainState, batches: Batches, steps: int, between: Callable[[], None] | None = None
 ) -> dict[str, float]:
-    """Train on ``batches`` of (x_seq [T, N, C, H, W], target) and return loss, accuracy (%) and images/s.
+    """Train on what is left of an epoch and return its loss, accuracy (%) and images/s.
 
     Args:
-        criterion: (logits [T, N, K], target) → scalar.
-        epoch, steps: for the progress bar, and for naming a step that failed.
-        seed: dropout's draws are a function of (seed, epoch, step).
-        scaler: scales the loss in float16; a disabled one leaves it alone.
-        amp_dtype: precision of the convolutions under autocast; None for float32.
-        start: batches of this epoch that were trained on before; ``batches`` begins behind them.
-        meter: what it held then.
-        after_step: called with the number of batches trained on, after each.
-        weight: step → factor of the loss, where several ranks have uneven shares of a batch.
-        sum_over_ranks: adds a tensor up over all ranks, in place; None for one.
-        rank: a part of the key of dropout's draws; rank 0's are those of a single process.
+        batches: (x_seq [T, N, C, H, W], target) from batch ``state.step`` on.
+        steps: batches of the whole epoch, for the progress bar.
+        between: called after each step.
 
     Raises:
         NonFiniteLossError: naming the first such step.
     """
-    net.train()
-    meter = meter or Meter(device)
-    before = meter.samples
+    state.model.train()
+    meter, where = state.meter, f"epoch {state.epoch}"
+    before = meter.samples  # of a part of this epoch that another process trained on
     started = shown = time.perf_counter()
-    with progress(batches, f"epoch {epoch}", steps, start) as bar:
-        for step, (x_seq, target) in enumerate(bar, start):
-            seed_all(seed, epoch, step, *[rank] * (rank > 0))
-            with torch.autocast(device.type, amp_dtype, enabled=amp_dtype is not None):
-                logits = net(x_seq)
-            loss = criterion(logits, target)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss if weight is None else loss * weight(step)).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            meter.add(loss, logits, target, step)
-            if after_step is not None:
-                after_step(step + 1)
+    with progress(batches, where, steps, state.step) as bar:
+        for x_seq, target in bar:
+            train_step(state, x_seq, target)
+            if between is not None:
+                between()
             if time.perf_counter() - shown > REFRESH_SECONDS:
                 shown = time.perf_counter()
-                stop_if_not_finite(meter, f"epoch {epoch}")
+                stop_if_not_finite(meter, where)
                 loss_now, accuracy = meter.read()
                 rate = (meter.samples - before) / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
-    stop_if_not_finite(meter, f"epoch {epoch}")
-    world_meter = meter.over_ranks(sum_over_ranks)
+    stop_if_not_finite(meter, where)
+    world_meter = meter.over_ranks(state.ranks.sum_over_ranks)
     share = (meter.samples - before) / meter.samples if before else 1.0  # a resumed epoch's first part took other time
     rate = share * world_meter.samples / (time.perf_counter() - started)
     loss_mean, accuracy = world_meter.read()
@@ -167,24 +167,6 @@ def progress(batches: Batches, title: str, steps: int, start: int = 0) -> tqdm:
     return tqdm(
         batches, desc=title, total=steps, initial=start, leave=False, dynamic_ncols=True, disable=None, unit="batch"
     )
-
-
-def stop_if_not_finite(meter: Meter, where: str) -> None:
-    """Raise :class:`NonFiniteLossError` if any loss so far was infinite or not a number."""
-    step = int(meter.first_bad)
-    if step >= 0:
-        raise NonFiniteLossError(
-            f"the loss is not finite at step {step} of {where}; the last checkpoint is kept. "
-            "Try a lower -lr, or -no_amp"
-        )
-
-
-def stop_if_weights_are_not_finite(net: nn.Module, where: str) -> None:
-    """Raise :class:`NonFiniteLossError` before weights that the last steps spoilt are saved; waits for the device."""
-    if not all(weight.isfinite().all() for weight in net.parameters()):
-        raise NonFiniteLossError(
-            f"the weights are not finite at {where}; the last checkpoint is kept. Try a lower -lr, or -no_amp"
-        )
 
 
 @contextmanager

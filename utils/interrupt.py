@@ -7,9 +7,16 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from .checkpoint import save_checkpoint
+from .engine import TrainState
+from .meter import stop_if_not_finite, stop_if_weights_are_not_finite
+from .resume import checkpoint_of
+from .run_dir import RunDir
 
 T = TypeVar("T")
 
@@ -44,14 +51,16 @@ class Watch:
         self._owner = os.getpid()
         self._saved_at = time.monotonic()
 
-    def start(self) -> None:
-        """Note signals from here on; the process ends soon after :meth:`stop`, or by an error."""
+    def __enter__(self) -> Watch:
+        """Note signals from here on."""
         self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        return self
 
-    def stop(self) -> None:
-        """Leave signals to who had them."""
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Leave signals to who had them; after an error the process ends, and no second signal may cut that short."""
+        if error is None:
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: object) -> None:
         if os.getpid() != self._owner:  # a forked process that loads data: Ctrl-C reaches it too, and is not its
@@ -71,10 +80,51 @@ class Watch:
         self._saved_at = time.monotonic()
 
 
+@dataclass
+class Saver:
+    """Between two batches: saves if it is time, and stops if a signal asked for it; all ranks alike.
+
+    Args:
+        run: the run's folder; None on ranks that write nothing.
+        steps: batches of an epoch.
+        command: the script and its arguments, as typed.
+    """
+
+    state: TrainState
+    watch: Watch
+    run: RunDir | None
+    steps: int
+    command: Sequence[str]
+
+    def look(self) -> None:
+        """Save if it is time.
+
+        Raises:
+            NonFiniteLossError: before anything is saved that is not finite.
+            Stopped: if a signal asked for it; what the run has is saved.
+        """
+        state, ranks = self.state, self.state.ranks
+        signum, due = ranks.agree([self.watch.signum, self.watch.is_due() and ranks.is_first])
+        if not (signum or due):
+            return
+        stop_if_not_finite(state.meter, f"epoch {state.epoch}")
+        stop_if_weights_are_not_finite(state.net, f"step {state.step} of epoch {state.epoch}")
+        sums = state.meter.over_ranks(ranks.sum_over_ranks).sums()
+        if self.run is not None:
+            save_checkpoint(checkpoint_of(state, sums), self.run.latest, self.run.previous)
+        self.watch.saved()
+        if signum:
+            ranks.leave()
+            latest = self.run.latest if self.run else None
+            print(f"stopped after {state.step} of {self.steps} batches of epoch {state.epoch}; resume with\n"
+                  f"{resume_command(self.command, latest, ranks.world)}")  # fmt: skip
+            raise Stopped(signum)
+
+
 def resume_command(
-    argv: list[str], checkpoint: Path | None, world: int = 1, environment: Mapping[str, str] = os.environ
+    argv: Sequence[str], checkpoint: Path | None, world: int = 1, environment: Mapping[str, str] = os.environ
 ) -> str:
-    """The command line that goes on from ``checkpoint``: this one, with its -resume.
+    """The command line that resumes from ``checkpoint``: this one, with its -resume.
 
     Args:
         argv: the script and its arguments; with several seeds, -resume auto finds the one that was stopped.

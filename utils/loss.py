@@ -1,12 +1,14 @@
-"""The training loss: temporal efficient training (TET, Deng et al. 2022), as the paper uses it."""
+"""Training losses by name: temporal efficient training (TET, Deng et al. 2022), as the paper uses it, and others'."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-LOSS_OPTIONS = ("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing")  # arguments of bptt_loss, and options
 
 
 def bptt_loss(
@@ -42,3 +44,53 @@ def bptt_loss(
     else:
         mse_target = torch.full_like(rows, loss_means)
     return (1 - loss_lambda) * ce + loss_lambda * F.mse_loss(rows, mse_target)
+
+
+def mean_ce(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """CE of the logits' mean over T: the Spike-Driven Transformer's (Yao et al. 2023).
+
+    Args:
+        logits: [T, N, K]. labels: classes, int64 [N], or soft labels [N, K].
+
+    Returns:
+        The loss, a scalar of at least float32.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.mean(0), labels, label_smoothing=label_smoothing)
+
+
+def rate_mse(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean square of the output's mean over T (a firing rate, where the output spikes) minus the one-hot label: the
+    loss of PLIF (Fang et al. 2021).
+
+    Args:
+        logits: [T, N, K]. labels: classes, int64 [N], or soft labels [N, K].
+
+    Returns:
+        The loss, a scalar of at least float32.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    target = labels if labels.dim() == 2 else F.one_hot(labels, logits.shape[-1])
+    return F.mse_loss(logits.mean(0), target.to(logits.dtype))
+
+
+# each with the options that it takes
+LOSSES: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    "tet": (bptt_loss, ("loss_lambda", "loss_means", "mse_n_reg", "label_smoothing")),
+    "mean_ce": (mean_ce, ("label_smoothing",)),
+    "rate_mse": (rate_mse, ()),
+}
+
+
+def build_loss(
+    loss: str, loss_lambda: float, loss_means: float, mse_n_reg: bool, label_smoothing: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A loss of :data:`LOSSES`, (logits [T, N, K], labels) → scalar, with those of the settings that it takes."""
+    function, options = LOSSES[loss]
+    settings: dict[str, Any] = {
+        "loss_lambda": loss_lambda,
+        "loss_means": loss_means,
+        "mse_n_reg": mse_n_reg,
+        "label_smoothing": label_smoothing,
+    }
+    return partial(function, **{option: settings[option] for option in options})

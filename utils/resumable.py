@@ -25,12 +25,16 @@ OPTIONS = {
     "momentum": "-momentum",
     "weight_decay": "-weight_decay",
     "T_max": "-T_max",
+    "eta_min": "-lr_min",
+    "warmup_epochs": "-warmup_epochs",
+    "warmup_lr": "-warmup_lr",
+    "cooldown_epochs": "-cooldown_epochs",
     "step_size": "-step_size",
     "gamma": "-gamma",
 }
 HOW_COMPUTED = {"foreach", "fused", "capturable", "differentiable"}  # not what: the device may change
 LATER_THAN_PUBLISHED = {"maximize", "decoupled_weight_decay"}  # torch versions before these know one value of them
-OF_A_SCHEDULE = {"T_max", "eta_min", "step_size", "gamma"}
+OF_A_SCHEDULE = {"T_max", "eta_min", "warmup_epochs", "warmup_lr", "cooldown_epochs", "step_size", "gamma"}
 
 
 class UnfitError(Exception):

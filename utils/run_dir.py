@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import fcntl
 import json
@@ -13,7 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,15 +20,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
+from .aside import SUFFIX, write_aside
 from .cli import UsageError
+from .engine import TrainState
 
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
 LOCK = ".lock"
 # what the names of the columns that were evaluated with these running statistics end with
 COLUMN = {"shared": "", "per_step": "_per_step"}
+Results = Mapping[tuple[str, str], Mapping[str, float]]  # (part, end of the columns' names) → quantity → value
 
 
 class RunDir:
@@ -37,7 +38,7 @@ class RunDir:
 
     Args:
         path: the folder; see :func:`create_run_dir`.
-        first_epoch: where a resumed run goes on; what there is of it and later is written anew.
+        first_epoch: the epoch at which a resumed run continues; rows of it and of later ones are removed.
     """
 
     def __init__(self, path: Path, first_epoch: int = 0):
@@ -45,9 +46,11 @@ class RunDir:
         self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
         self.previous = path / PREVIOUS
         self._metrics = path / "metrics.jsonl"
+        from torch.utils.tensorboard import SummaryWriter  # here: a command that only prints has no use for it
+
         with naming_disk(path):
             self._lock = lock(path / LOCK)
-            for torn in path.glob("*.tmp"):  # of a process that was killed while it wrote
+            for torn in path.glob(f"*{SUFFIX}"):  # of a process that was killed while it wrote
                 torn.unlink()
             self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch or None)
             kept = [row for row in read_metrics(self._metrics) if row["epoch"] < first_epoch]
@@ -77,7 +80,7 @@ class RunDir:
 
 
 def create_run_dir(out_dir: Path, name: str) -> RunDir:
-    """Make a fresh folder ``out_dir/name``, or ``name-2`` … where that is taken: runs never mix.
+    """Make a new folder ``out_dir/name``, or ``name-2`` … where that is taken: runs never mix.
 
     Raises:
         UsageError: if it cannot be made.
@@ -96,16 +99,17 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
 
 
-def run_name(args: argparse.Namespace) -> str:
-    """A run's name, built from the settings that tell runs apart."""
-    parts = [args.dataset, args.model, args.neuron, f"T{args.T}", f"tau{args.tau:g}", f"b{args.b}", f"lr{args.lr:g}"]
-    parts += [f"vreset{args.v_reset:g}"] if args.v_reset is not None else []
-    parts += [f"drop{args.drop_rate:g}"] if args.drop_rate else []
-    parts += ["cutupmix_auto"] if args.cutupmix_auto else []
-    parts += ["bn_merged"] if args.bn == "merged" else []
-    parts += [f"k{args.bptt_k}"] if args.bptt_k is not None else []
-    parts += [f"from{args.switch_neuron.replace(':', '')}"] if args.switch_neuron is not None else []
-    return "_".join([*parts, f"seed{args.seed}"])
+def row_of(state: TrainState, trained: Mapping[str, float], seen: Results, seconds: float) -> dict[str, float]:
+    """An epoch's row of metrics.jsonl."""
+    row = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
+    for (part, column), result in {("train", ""): trained, **seen}.items():
+        row |= {f"{part}_{quantity}{column}": result[quantity] for quantity in ("loss", "acc")}
+    return row | {
+        "best_test_acc": state.best_test_acc,
+        "seconds": seconds,
+        "images_per_second": trained["images_per_second"],
+        "peak_memory_gb": peak_memory_gb(state.device),
+    }
 
 
 def line_of(row: dict[str, Any], epochs: int) -> str:
@@ -162,18 +166,8 @@ def naming_disk(path: Path) -> Iterator[None]:
         raise UsageError(f"cannot write to {path}: {error.strerror or error}; what was saved before is kept") from None
 
 
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file so that it is the old one or the new one, never a part of it."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-
-
 def environment(device: torch.device) -> dict[str, str]:
-    """What the run is made with: versions, git commit, date (UTC), device."""
+    """What the run is made with: versions, git commit, date (UTC), device, processor."""
     packages = ("torch", "torchvision", "spikingjelly", "numpy")
     commit = ""
     if shutil.which("git"):
@@ -184,16 +178,19 @@ def environment(device: torch.device) -> dict[str, str]:
         **{name: version(name) for name in packages},
         "commit": commit or "unknown",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor() or device.type,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": processor_name(),
     }
 
 
-def processor() -> str:
-    """The processor's name; empty where the system does not tell."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model; from the kernel on Linux, where ``platform.processor()`` is empty or an architecture."""
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Model"):
+            return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -108,7 +109,8 @@ def canonical(backend: str) -> str:
 
 def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
-    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, own surrogates).
+    Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of your
+    own, torch.func).
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently: where ``auto`` misses a
@@ -118,11 +120,16 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     named = isinstance(dynamics.surrogate, str)
     fits = x.dtype in FUSED_DTYPES and named
     device = x.device.type
+    transformed = in_transform()
+    if backend == "auto" and transformed:
+        return "reference"
     if backend == "auto":
         there = {"cuda": "triton", "cpu": "c"}.get(device)
         return there if there is not None and fits and is_installed(there) else "reference"
     if backend == "reference":
         return backend
+    if transformed:
+        raise ValueError(f"backend {backend} goes through no functional transform (grad, vmap, …); take the reference")
     if not fits:
         raise ValueError(f"backend {backend} has float32, float16, bfloat16 and named surrogates; take the reference")
     if backend == "c" and device != "cpu":
@@ -135,7 +142,21 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result
+Function = TypeVar("Function", bound=Callable)
+
+
+def constant_to_compile(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def in_transform() -> bool:
+    """Whether torch.func (grad, vmap, …) is at work."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+@constant_to_compile
 def is_installed(backend: str) -> bool:
     """Whether what a back end needs is here; where it is not, a warning says once what would mend it."""
     missing = why_not(backend)
@@ -148,7 +169,7 @@ def is_installed(backend: str) -> bool:
 WARNED: set[str] = set()
 
 
-@torch.compiler.assume_constant_result
+@constant_to_compile
 def why_not(backend: str) -> str:
     """What a back end lacks on this machine, in words; empty if nothing."""
     return _why_not(backend)

@@ -82,11 +82,11 @@ def over_threads(
 
 
 @lru_cache(maxsize=1024)
-def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, Tensor, Tensor]:
+def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.Array, ctypes.Array]:
     """The library of a neuron, its constants and its states' starts."""
     made = source(derive(dynamics), str(dtype).removeprefix("torch.").upper())
     starts = [start for _, start in dynamics.states]
-    constants, first = (torch.tensor(values or (0.0,), dtype=torch.float32) for values in (made.constants, starts))
+    constants, first = ((ctypes.c_float * (len(values) + 1))(*values) for values in (made.constants, starts))
     return library(made.text), constants, first
 
 
@@ -187,13 +187,8 @@ class Call:
         x = self.x
         job = Job(x.shape[0], x[0].numel(), x.stride(0), self.channels, self.width, max(1, self.table.shape[1]))
         scale, shift = self.norm or (None, None)
-        tensors = {
-            "constants": self.constants,
-            "start": self.start,
-            "table": self.table,
-            "scale": scale,
-            "shift": shift,
-        }
+        job.constants, job.start = ctypes.addressof(self.constants), ctypes.addressof(self.start)
+        tensors = {"table": self.table, "scale": scale, "shift": shift}
         for name, tensor in {**tensors, "x": x, "g_s": g_s, "out": out}.items():
             setattr(job, name, None if tensor is None else tensor.data_ptr())
         for name, states in frames.items():

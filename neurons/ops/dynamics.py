@@ -120,7 +120,7 @@ def check_states(
     """States of a frame ``like`` [N, *]: numbers become tensors of it, float32 or better; tensors must be such.
 
     Raises:
-        ValueError: naming the state that is not.
+        ValueError: naming the first state that is not: kernels address flat memory, and torch would broadcast.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     if len(states) != len(names):
@@ -129,13 +129,33 @@ def check_states(
     for name, state in zip(names, states, strict=True):
         if not isinstance(state, Tensor):
             state = torch.full_like(like, state, dtype=dtype)
-        found = (tuple(state.shape), state.dtype, state.device)
-        if found != (tuple(like.shape), dtype, like.device):
-            wanted = f"{list(like.shape)}, {dtype}, on {like.device}"
-            is_ = f"{list(state.shape)}, {state.dtype}, on {state.device}"
-            raise ValueError(f"{neuron}'s state {name} is {is_}; this input asks for {wanted}: call reset first")
+        if state.shape != like.shape or state.dtype != dtype or state.device != like.device:
+            found, wanted = described(state, state.dtype), described(like, dtype)
+            raise ValueError(
+                f"state {name} is {found}, and a step of the input asks for {wanted}: "
+                "call functional.reset_net before such an input"
+            )
         checked.append(state)
     return tuple(checked)
+
+
+def described(tensor: Tensor, dtype: torch.dtype) -> str:
+    return f"{list(tensor.shape)} ({str(dtype).removeprefix('torch.')}, {tensor.device})"
+
+
+def check_table(table: Tensor | None, x: Tensor) -> None:
+    """Refuse learned parameters of other steps, channels or another device than the input x [T, N, C, …].
+
+    Raises:
+        ValueError: naming both.
+    """
+    if table is None:
+        return
+    _, T, C = table.shape
+    channels = x.shape[2] if x.dim() > 2 else 1
+    if T not in (1, x.shape[0]) or C not in (1, channels) or table.device != x.device:
+        learned = f"{T} steps and {C} channels on {table.device}"
+        raise ValueError(f"what the neuron learns is of {learned}, and the input is {list(x.shape)} on {x.device}")
 
 
 def first_states(dynamics: Dynamics, states: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .derive import Derived, derive
-from .dynamics import Dynamics, first_states, parameter_table
+from .dynamics import Dynamics, check_table, first_states, parameter_table
 from .graph import Node, evaluate
 
 Tensors = tuple[Tensor, ...]
@@ -159,5 +159,6 @@ def fire_windowed(
     A spike's gradient reaches the ``window`` steps that end with its own (Table 3's k): 1 is the spatial part alone.
     None passes through the states, from one call to the next. Other arguments as in :func:`.sequence.fire`.
     """
+    check_table(table, x)
     spikes, *ends = WindowedSequence.apply(x, table, dynamics, window, *states)
     return spikes, tuple(ends)

@@ -1,7 +1,7 @@
 """Sequences through the fused kernels: by torch's operators, or by an autograd node that does the same directly.
 
 An operator of torch.library costs a quarter of a millisecond a call, more than a small layer does. Where nobody looks
-at operators (no compiler, no fake tensors, no transform) the node takes its place.
+at operators (no compiler, no fake tensors) the node takes its place.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from .dynamics import Dynamics, spell
+from .dynamics import Dynamics, check_table, first_states, spell
 from .layout import channels_last, is_dense, laid_out_like
-from .norm import SumOverRanks, name_of
+from .norm import SumOverRanks, check_norm, name_of
 from .operators import (
     fire_gradients,
     fire_op,
@@ -61,13 +61,8 @@ class NormFireNow(torch.autograd.Function):
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, an export, fake tensors, a functional transform."""
-    return (
-        torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or is_in_torch_dispatch_mode()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode()
 
 
 def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
@@ -96,9 +91,13 @@ def fire(
         backend: ``"c"`` or ``"triton"``.
         norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
     """
+    check_table(table, x)
     x = prepared(x, dynamics, norm is not None)
+    states = first_states(dynamics, states, x[0]) if states else ()
     states = tuple(laid_out_like(x[0], state) for state in states)
     scale, shift = norm or (None, None)
+    if norm is not None:
+        check_norm(x, norm[0][0], norm[1][0])
     if is_watched(x):
         train = torch.is_grad_enabled()
         out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
@@ -130,6 +129,8 @@ def norm_and_fire(
     Returns:
         spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
     """
+    check_table(table, x)
+    check_norm(x, weight, bias)
     ranks, x = name_of(sum_over_ranks), prepared(x, dynamics, True)
     if is_watched(x):
         spelt, train = spell(name, dynamics), torch.is_grad_enabled()

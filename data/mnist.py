@@ -1,0 +1,245 @@
+"""Fashion-MNIST and MNIST in their original IDX files, held in memory as uint8 images.
+
+Names, addresses and MD5s of the compressed files are those of :class:`torchvision.datasets.FashionMNIST`. Others have
+compressed the same bytes again (the Debian and Ubuntu package ``dataset-fashion-mnist`` has), so what is verified here
+are the uncompressed bytes:
+
+- their MD5 is the official one: the official data set;
+- another MD5 and as many images as the official file, or more: the file is broken, an error;
+- fewer: a subset in the official layout, which is used, and named so in ``Task.convention``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.transforms import v2
+
+from .augment import normalise
+from .batch_augment import BatchTransform
+from .description import described
+from .download import by_hand, fetch
+from .made_up_images import write_idx
+from .task import DataError, DataOptions, Split, Task
+
+SIZE = 28
+TRAIN_SAMPLES, TEST_SAMPLES = 60_000, 10_000
+IMAGES, LABELS = 0x803, 0x801  # what an IDX file of uint8 begins with: 3 dimensions, or 1
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set in IDX files comes from.
+
+    Args:
+        title: its name in print.
+        official: torchvision's class, for its files' names, MD5s (compressed) and address.
+        md5: of the uncompressed files, in the order of ``official.resources``: training images and labels, test images
+            and labels.
+        folders: where the files may lie under ``-data_dir``; a download goes to the first.
+        package: name of a Debian package, and the folder that it installs to; None if there is none.
+        mean, std: of the training pixels, on the 0–1 scale.
+    """
+
+    title: str
+    official: type[MNIST]
+    md5: tuple[str, str, str, str]
+    folders: tuple[str, ...]
+    package: tuple[str, Path] | None
+    mean: float
+    std: float
+
+
+FASHION = Source(
+    title="Fashion-MNIST",
+    official=FashionMNIST,
+    md5=(
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+    folders=("FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "fashion_mnist"),
+    package=("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")),
+    mean=0.2860,
+    std=0.3530,
+)
+DIGITS = Source(
+    title="MNIST",
+    official=MNIST,
+    md5=(
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    folders=("MNIST/raw", "MNIST", "mnist"),
+    package=None,
+    mean=0.1307,
+    std=0.3081,
+)
+
+
+class IdxFolder:
+    """The folder that holds a data set's four files, each as it is or compressed (``.gz``).
+
+    Args:
+        source: which data set. path: the folder; see :func:`find_folder`. download: False forbids the network.
+    """
+
+    def __init__(self, source: Source, path: Path, *, download: bool):
+        self.source, self.path, self.download = source, path, download
+
+    def part(self, first: int, samples: int) -> tuple[Tensor, Tensor, bool]:
+        """Images uint8 [M, 1, 28, 28] and labels int64 [M] of files ``first`` and ``first`` + 1, and whether both are
+        the official ones, of so many ``samples``.
+
+        Raises:
+            DataError: if a file is missing or broken.
+        """
+        image_bytes, image_path, is_official = self.read(first, 16 + samples * SIZE * SIZE)
+        label_bytes, label_path, are_official = self.read(first + 1, 8 + samples)
+        pixels = self.body(image_bytes, image_path, first, IMAGES, (SIZE, SIZE))
+        targets = self.body(label_bytes, label_path, first + 1, LABELS, ())
+        if len(pixels) != len(targets):
+            raise self.broken(label_path, first + 1, f"it has {len(targets)} labels for {len(pixels)} images")
+        if targets.max() >= CLASSES:
+            raise self.broken(label_path, first + 1, f"a label is not a class 0–{CLASSES - 1}")
+        for path, number, official in ((image_path, first, is_official), (label_path, first + 1, are_official)):
+            if not official and len(pixels) >= samples:
+                raise self.broken(path, number, "it has as many entries as the official file, but another MD5")
+        images = torch.from_numpy(pixels.copy())[:, None]  # [M, 28, 28] → [M, 1, 28, 28]
+        return images, torch.from_numpy(targets.astype(np.int64)), is_official and are_official
+
+    def read(self, number: int, official_bytes: int) -> tuple[bytes, Path, bool]:
+        """Uncompressed bytes of a file, its path, and whether the bytes are the official ones."""
+        name, md5 = self.source.official.resources[number]
+        path = self.path / name.removesuffix(".gz")
+        if not path.is_file():
+            path = self.path / name
+            if not path.is_file():
+                fetch(self.url(name), path, md5, self.remedy(), download=self.download)
+        try:
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                content = file.read(official_bytes + 1)  # no more is unpacked than can be right
+        except (OSError, EOFError, zlib.error) as error:
+            raise self.broken(path, number, f"it cannot be read: {error}") from error
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        return content, path, digest == self.source.md5[number]
+
+    def body(self, content: bytes, path: Path, number: int, magic: int, shape: tuple[int, ...]) -> np.ndarray:
+        """What an IDX file holds: uint8 [M, *shape]. It begins with big-endian int32: magic number, M, *shape."""
+        fields = 2 + len(shape)
+        header = np.frombuffer(content[: len(content) // 4 * 4], ">i4")[:fields].tolist()
+        if len(header) < fields or header[0] != magic:
+            raise self.broken(path, number, f"it does not begin with {magic}, the magic number of its kind")
+        if tuple(header[2:]) != shape:
+            raise self.broken(path, number, f"its images are {'×'.join(map(str, header[2:]))}, not {SIZE}×{SIZE}")
+        entries, count = np.frombuffer(content, np.uint8, offset=4 * fields), header[1]
+        if count < 1 or len(entries) != count * int(np.prod(shape, dtype=int)):
+            raise self.broken(path, number, f"it announces {count} entries, and holds {len(entries)} bytes of them")
+        return entries.reshape(count, *shape)
+
+    def url(self, name: str) -> str:
+        return self.source.official.mirrors[0] + name
+
+    def remedy(self) -> str:
+        """What else may be done about a file that is missing or broken."""
+        if self.source.package is None:
+            return "compressed or not"
+        return f"or install the Debian or Ubuntu package {self.source.package[0]}"
+
+    def broken(self, path: Path, number: int, why: str) -> DataError:
+        name, md5 = self.source.official.resources[number]
+        how = by_hand(self.url(name), path.with_name(name), md5, self.remedy())
+        return DataError(f"{path} is broken: {' '.join(why.split())}; delete it and {how}")
+
+
+def find_folder(source: Source, data_dir: Path) -> Path:
+    """The folder with a data set's files: one of ``source.folders`` under ``data_dir``; ``data_dir`` itself, where it
+    was given one level too deep; one level further down; the package's. Where there is none, the first of these."""
+    below = [path for path in sorted(data_dir.iterdir()) if path.is_dir()] if data_dir.is_dir() else []
+    homes = [data_dir / folder for folder in source.folders]
+    homes += [data_dir, data_dir / "raw"]
+    homes += [path / folder for path in below for folder in source.folders]
+    homes += [source.package[1]] if source.package else []
+    names = [name for resource, _ in source.official.resources for name in (resource, resource.removesuffix(".gz"))]
+    return next((home for home in homes if any((home / name).is_file() for name in names)), homes[0])
+
+
+def read_idx(source: Source, options: DataOptions) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:
+    """Images uint8 [M, 1, 28, 28] and labels int64 [M] of the training and of the test part, and what they are.
+
+    Raises:
+        DataError: if a file is missing or broken.
+    """
+    folder = IdxFolder(source, find_folder(source, options.data_dir), download=options.download)
+    train_images, train_labels, is_train_official = folder.part(0, TRAIN_SAMPLES)
+    test_images, test_labels, is_test_official = folder.part(2, TEST_SAMPLES)
+    convention = f"{len(train_labels):,} training / {len(test_labels):,} test images, nothing is augmented, "
+    if is_train_official and is_test_official:
+        convention += "the official files by their MD5"
+    else:
+        convention += f"a subset: sample counts differ from the official {TRAIN_SAMPLES:,} / {TEST_SAMPLES:,}"
+    return (train_images, train_labels), (test_images, test_labels), convention
+
+
+def _task(name: str, source: Source, options: DataOptions, border: int = 0) -> Task:
+    (train_images, train_labels), (test_images, test_labels), convention = read_idx(source, options)
+    train_images, test_images = pad(train_images, [border] * 4), pad(test_images, [border] * 4)
+    mean, std = (source.mean,), (source.std,)
+    transform, batch_transform = v2.Compose(normalise(mean, std)), BatchTransform(mean, std)
+
+    def split(images: Tensor, labels: Tensor) -> Split:
+        return Split(
+            images.__getitem__,
+            labels,
+            transform,
+            seed=options.seed,
+            images=images,
+            batch_transform=batch_transform,
+        )
+
+    return Task(
+        name=name,
+        classes=tuple(source.official.classes),
+        in_channels=1,
+        input_size=SIZE + 2 * border,
+        is_sequence=False,
+        train=split(train_images, train_labels),
+        test=split(test_images, test_labels),
+        convention=convention,
+    )
+
+
+def write_few(root: Path, folder: str) -> Path:
+    """Four made-up training images, two test images."""
+    return write_idx(root / folder, train=4, test=2)
+
+
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
+def fashion_mnist(options: DataOptions) -> Task:
+    """Fashion-MNIST (Xiao et al. 2017): 28×28 grey images of 10 kinds of clothing, not augmented."""
+    return _task("fashion_mnist", FASHION, options)
+
+
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
+def fashion_mnist_32(options: DataOptions) -> Task:
+    """Fashion-MNIST with two black pixels on each side, for networks that halve five times (VGG)."""
+    return _task("fashion_mnist_32", FASHION, options, border=2)
+
+
+@described("MNIST", write=lambda root, T: write_few(root, DIGITS.folders[0]), two_batches=("-b", "2"))
+def mnist(options: DataOptions) -> Task:
+    """MNIST (LeCun et al. 1998): 28×28 grey images of handwritten digits, not augmented."""
+    return _task("mnist", DIGITS, options)

@@ -1,0 +1,10 @@
+"""Write docs/options.md: ``python -m settings``."""
+
+from pathlib import Path
+
+from .page import page
+
+if __name__ == "__main__":
+    path = Path(__file__).parents[1] / "docs" / "options.md"
+    path.write_text(page())
+    print(f"written: {path}")

@@ -1,0 +1,101 @@
+"""Settings as they are recorded: in config.json, in a checkpoint, and in a run's name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from utils.cli import UsageError
+
+from .option import IDENTITY, Option
+from .training import DEFAULTS, OPTIONS, Settings
+
+CONFIG = "config.json"
+# what config.json holds besides settings: what the run was made of, and with
+ABOUT = ("samples", "split", "ranks", "made_with", "resumed")
+OF_THE_START = ("resume", "config")  # a run that is started again has its own
+
+
+def plain(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON holds them."""
+    values = asdict(settings) if isinstance(settings, Settings) else dict(settings)
+    return json.loads(json.dumps(values, default=str))
+
+
+def identity_of(settings: Settings) -> dict[str, Any]:
+    """The settings that identify a run, as JSON and a checkpoint hold them."""
+    return {name: value for name, value in plain(settings).items() if OPTIONS[name].role == IDENTITY}
+
+
+def run_name(settings: Settings) -> str:
+    """A run's name, built from the settings that tell runs apart."""
+    named = sorted(
+        (known.named.place, known.named.text.format(value).replace(":", ""))
+        for name, known in OPTIONS.items()
+        if known.named and (known.named.always or getattr(settings, name) != DEFAULTS[name])
+        for value in [getattr(settings, name)]
+    )
+    return "_".join(text for _, text in named)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json.
+
+    Raises:
+        UsageError: if it is not there or cannot be read.
+    """
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"no settings at {path}") from None
+    except (OSError, ValueError, RecursionError):
+        raise UsageError(f"{path} is damaged: it is not JSON; mend it, or move it away and give the options") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{path} is damaged: it holds no settings; mend it, or move it away and give the options")
+    return config
+
+
+def config_beside(checkpoint: Path) -> dict[str, Any] | None:
+    """The config.json beside a checkpoint; None if there is none.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    path = checkpoint.parent / CONFIG
+    return read_config(path) if path.exists() else None
+
+
+def words_of(config: Mapping[str, Any], source: Path) -> list[str]:
+    """The command line that a config.json stands for, so that one place checks its values.
+
+    Args:
+        source: where it was read, for the message.
+
+    Raises:
+        UsageError: naming what is no setting.
+    """
+    words: list[str] = []
+    for name, value in config.items():
+        if name in ABOUT or name in OF_THE_START:
+            continue
+        if name not in OPTIONS:
+            near = get_close_matches(name, OPTIONS, n=1)
+            raise UsageError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        words += words_for(name, OPTIONS[name], value)
+    return words
+
+
+def words_for(name: str, known: Option, value: Any) -> list[str]:
+    """An option and its value as one types them; none for None, which is the default of what may be None."""
+    if known.type is None and isinstance(value, bool):
+        spelling = f"-{name}" if value else known.off
+        return [spelling] if spelling else []
+    if value is None:
+        return []
+    if isinstance(value, list):  # of older runs: the seeds of a command line
+        return [f"-{name}", *map(str, value)]
+    return [f"-{name}={value}"]

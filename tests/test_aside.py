@@ -1,0 +1,51 @@
+"""Files are written aside and renamed; what a run was made with names the processor."""
+
+import os
+
+import pytest
+import torch
+
+from utils.aside import keep_as, replacing, write_aside
+from utils.run_dir import environment, processor_name
+
+
+def test_a_file_is_the_old_one_until_it_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path) as file:
+        file.write("ne")
+        file.flush()
+        assert path.read_text() == "old"
+        file.write("w")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    text = torch.save  # what is no text fails in the middle of the block
+    with pytest.raises(TypeError), replacing(path, previous=tmp_path / "before") as file:
+        file.writelines(["new", text])
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_old_one_is_kept_under_another_name(tmp_path):
+    path, before = tmp_path / "file", tmp_path / "before"
+    for text in ("first", "second", "third"):
+        with replacing(path, previous=before) as file:
+            file.write(text)
+    assert (path.read_text(), before.read_text()) == ("third", "second")
+    write_aside(path, "fourth")
+    assert before.read_text() == "second"
+    keep_as(path, before)
+    assert before.read_text() == "fourth"
+
+
+def test_the_processor_is_named(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2.00GHz\nprocessor\t: 1\nmodel name\t: Some CPU\n")
+    assert processor_name(cpuinfo) == "Some CPU @ 2.00GHz"
+    assert processor_name(tmp_path / "none")  # the architecture, where nobody knows more
+    assert environment(torch.device("cpu"))["processor"] == processor_name()

@@ -1,0 +1,96 @@
+"""tdBN and TEBN against SpikingJelly's layers, and in a network."""
+
+import pytest
+import torch
+from spikingjelly.activation_based import layer
+from torch import nn
+
+from deploy.nir_nodes import NotInNIRError, affine_of
+from models import build_model
+from models.temporal_norm import TemporalEffectiveBatchNorm2d, ThresholdDependentBatchNorm2d
+
+T, C = 3, 4
+CLOSE = {"rtol": 1e-10, "atol": 1e-12}
+
+
+def sequence(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(T, 5, C, 6, 6, dtype=torch.float64, generator=generator)
+
+
+PAIRS = {
+    "tdbn": lambda: (
+        ThresholdDependentBatchNorm2d(C, v_threshold=0.5, alpha=0.7),
+        layer.ThresholdDependentBatchNorm2d(0.7, 0.5, C),
+    ),
+    "tebn": lambda: (TemporalEffectiveBatchNorm2d(C, T), layer.TemporalEffectiveBatchNorm2d(T, C)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_is_spikingjellys_layer(name):
+    ours, theirs = (norm.double() for norm in PAIRS[name]())
+    assert dict(ours.named_parameters()).keys() == dict(theirs.named_parameters()).keys()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)  # they start alike
+    with torch.no_grad():
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one += torch.rand_like(one)
+            other.copy_(one)
+    for step in range(3):
+        gradients = []
+        for norm in (ours, theirs):
+            x_seq = sequence(step).requires_grad_()
+            norm(x_seq).pow(3).sum().backward()
+            gradients.append([x_seq.grad, *[weight.grad for weight in norm.parameters()]])
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, **CLOSE)
+    for norm in (ours, theirs):
+        norm.eval()
+    torch.testing.assert_close(ours(sequence(9)), theirs(sequence(9)), **CLOSE)
+    torch.testing.assert_close(ours.running_var, theirs.running_var, **CLOSE)
+
+
+def test_step_by_step_in_evaluation():
+    norm = TemporalEffectiveBatchNorm2d(C, T).double().eval()
+    nn.init.uniform_(norm.scale)
+    expected = norm(sequence())
+    norm.step_mode = "s"
+    torch.testing.assert_close(torch.stack([norm(x) for x in sequence()]), expected, **CLOSE)
+    with pytest.raises(ValueError, match="T = 3, and this is step 4"):
+        norm(sequence()[0])
+
+
+def test_another_length_or_none_is_refused():
+    with pytest.raises(ValueError, match="T = 3, and the sequence has 2 steps"):
+        TemporalEffectiveBatchNorm2d(C, T)(sequence()[:2].float())
+    with pytest.raises(ValueError, match="needs T"):
+        build_model("snn5", bn="tebn")
+    with pytest.raises(NotInNIRError, match="norm1: tebn"):
+        affine_of("norm1", TemporalEffectiveBatchNorm2d(C, T))
+
+
+def logits_of(bn, model="snn5", **options):
+    torch.manual_seed(0)
+    net = build_model(model, bn=bn, T=2, **options)
+    return net, net(torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+
+
+def test_in_a_network_they_start_as_merged():
+    """With V_th = 1 and α = 1, and p = 1."""
+    _, merged = logits_of("merged")
+    for bn in ("tdbn", "tebn"):
+        net, logits = logits_of(bn)
+        torch.testing.assert_close(logits, merged)
+        logits.pow(2).sum().backward()
+        scales = [weight for name, weight in net.named_parameters() if name.endswith(".scale")]
+        assert len(scales) == (5 if bn == "tebn" else 0)
+        assert all(scale.grad.abs().min() > 0 for scale in scales)
+
+
+def test_the_transformer_takes_merged_norms_unless_told_otherwise():
+    (_, default), (_, merged), (_, per_step) = (
+        logits_of(bn, "spike_driven_transformer") for bn in (None, "merged", "per_step")
+    )
+    assert torch.equal(default, merged)
+    assert not torch.allclose(default, per_step)
