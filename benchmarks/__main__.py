@@ -1,5 +1,7 @@
 """Measure speed: ``python -m benchmarks [neuron step epoch growth onm ranks | all] [-device cpu|cuda] [-quick]``.
 
+``python -m benchmarks static`` reads what the Triton kernels cost instead, without a GPU (:mod:`.static`).
+
 Prints Markdown; saves ``<device>.md`` and ``<device>.json`` (every sample) and a picture per group, after each case,
 so that a run that is stopped keeps what it has.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,9 @@ DEVICES = ("cpu", "cuda")
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 1 if a case could not be measured or the back end timed is wrong."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["static"]:
+        return run_static(words[1:])
     parser = OneLineParser("Measure speed, as ratios taken side by side.")
     names = ("all", *GROUPS)
     parser.add_argument("groups", nargs="*", type=OneOf("group", names), default=["all"], help=", ".join(names))
@@ -47,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         args.out_dir.mkdir(parents=True, exist_ok=True)
 
     run: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        "command": " ".join(["python -m benchmarks", *words]),
         "quick": args.quick,
         "cudnn": args.cudnn,
         "tf32": args.tf32,
@@ -78,6 +84,15 @@ def main(argv: list[str] | None = None) -> int:
     save(run, args.out_dir, stem)
     print(f"written to {args.out_dir / stem}.md and .json, and a picture for each group")
     return int(bool(run["not_measured"]) or not run["parity"]["ok"])
+
+
+def run_static(argv: list[str]) -> int:
+    """Without a GPU; it wants Triton, which the others do not."""
+    if find_spec("triton") is None:
+        raise UsageError("static wants the package triton: pip install triton")
+    from .static import main as read_kernels
+
+    return read_kernels(argv)
 
 
 def complete(case: Case, result: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""What Triton's kernels cost on a GPU, read from machine code that needs none: nothing spills, ceilings hold."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton.backends.nvidia", reason="Triton has no NVIDIA back end here")
+
+from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, STANDARD
+from tests.helpers import ENVIRONMENT, ROOT
+
+COMPILE = """
+import json, sys
+from benchmarks.static import compiled
+print(json.dumps([compiled(**case) for case in json.loads(sys.argv[1])]))
+"""
+
+
+def compiled(*cases):
+    """Rows and launches of each case, compiled in a process that is not Triton's interpreter."""
+    command = [sys.executable, "-c", COMPILE, json.dumps(cases)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def assert_lean(rows, launches):
+    found = {row["kernel"]: row for row in rows}
+    for kernel, ceiling in CEILINGS.items():
+        assert found[kernel]["per_element_and_step"] <= ceiling, found[kernel]
+    assert all(row["stack"] == 0 for row in rows)
+    assert max(launches.values()) <= MOST_LAUNCHES
+
+
+@pytest.mark.slow
+def test_clif_keeps_below_its_ceilings():
+    ((rows, launches),) = compiled({"capability": 90, "neuron": "CLIF", **STANDARD})
+    assert {row["kernel"] for row in rows} > set(CEILINGS)
+    assert_lean(rows, launches)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_nothing_spills_from_registers(neuron, capability):
+    """With as many steps in registers as there ever are, and in chunks."""
+    cases = [{"capability": capability, "neuron": neuron, **STANDARD, "T": T} for T in (8, 15)]
+    for rows, launches in compiled(*cases):
+        assert [row["kernel"] for row in rows if row["stack"]] == []
+        assert max(launches.values()) <= MOST_LAUNCHES
+
+
+def test_the_results_kept_here_are_as_lean():
+    kept = json.loads((ROOT / "benchmarks/results/static.json").read_text())
+    of_clif = [row for row in kept["rows"] if row["neuron"] == "CLIF" and row["sm"] == 90]
+    assert_lean([row for row in of_clif if all(row[key] == STANDARD[key] for key in STANDARD)], kept["launches"]["CLIF"])
+    assert {row["neuron"] for row in kept["rows"]} == set(NEURONS)
+    assert all(row["stack"] == 0 for row in kept["rows"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-neurons", "CILF"], "no such neuron: CILF"),
+        (["-device", "cuda"], "unrecognized arguments"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "static", *words, "-out_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
