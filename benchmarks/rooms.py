@@ -22,8 +22,8 @@ from data import build_dataset
 from data.loader import build_loader
 from models import MODELS, build_model
 from neurons import NEURONS
-from utils.cli import OneLineParser, UsageError, number, one_of
-from utils.engine import train_one_epoch
+from utils.cli import OneLineParser, OneOf, UsageError, number
+from utils.engine import TrainState, train_one_epoch
 from utils.exit import one_line_errors
 from utils.loss import bptt_loss
 
@@ -92,19 +92,11 @@ def training_step(model: str, neuron: str, T: int, batch: int) -> Callable[[], A
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     batches = build_loader(task.train, batch_size=batch, T=T, device=CPU, seed=0, shuffle=True)
 
+    state = TrainState(net, optimizer, bptt_loss, CPU, amp_dtype=torch.bfloat16)
+
     def step() -> Any:
-        return train_one_epoch(
-            net,
-            islice(batches.epoch(0), 1),
-            optimizer,
-            bptt_loss,
-            epoch=0,
-            steps=1,
-            seed=0,
-            device=CPU,
-            scaler=torch.amp.GradScaler("cpu", enabled=False),
-            amp_dtype=torch.bfloat16,
-        )
+        state.step = 0
+        return train_one_epoch(state, islice(batches.epoch(0), 1), 1)
 
     step()
     return step
@@ -113,8 +105,8 @@ def training_step(model: str, neuron: str, T: int, batch: int) -> Callable[[], A
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser("Trace one training step by the files of this project that it enters.")
     add = parser.add_argument
-    add("-model", type=one_of("model", MODELS), default="spiking_resnet18", help=f"one of {', '.join(MODELS)}")
-    add("-neuron", type=one_of("neuron", NEURONS), default="CLIF", help=f"one of {', '.join(NEURONS)}")
+    add("-model", type=OneOf("model", MODELS), default="spiking_resnet18", help=f"one of {', '.join(MODELS)}")
+    add("-neuron", type=OneOf("neuron", NEURONS), default="CLIF", help=f"one of {', '.join(NEURONS)}")
     add("-T", type=number(int, least=1), default=4, help="time steps")
     add("-b", type=number(int, least=2), default=2, help="batch size")
     args = parser.parse_args(argv)

@@ -62,6 +62,10 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
         """Whether the next call takes statistics of each step by itself."""
         return self.training and self.step_mode == "m" and not self.merged
 
+    def reset(self) -> None:
+        """The count of steps back to 0."""
+        self.t = 0
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             y = self._by_running_statistics(x)

@@ -139,6 +139,10 @@ class SpikingNeuron(base.MemoryModule):
         pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
         return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
 
+    def reset(self) -> None:
+        """All states back to their start."""
+        self._memories.update(self._memories_rv)  # numbers: nothing to copy, which torch.compile could not follow
+
     def dynamics(self) -> Dynamics:
         """The step with all that it is called with: what everything else is derived from."""
         settings = self.options if self.settings is None else self.settings

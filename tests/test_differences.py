@@ -11,8 +11,8 @@ import torch
 
 from data import build_dataset
 from reproduction.recipe import load_recipes
+from settings.command_line import training_parser
 from tests.helpers import ROOT, run_folder, run_training
-from tests.test_readme import parser_of
 from utils.engine import Meter
 from utils.loss import bptt_loss
 
@@ -64,7 +64,7 @@ def test_defaults_are_the_published_ones():
         "model": "spiking_vgg11_bn", "drop_rate": 0.0, "weight_decay": 5e-4, "loss_lambda": 0.05, "mse_n_reg": False,
         "loss_means": 1.0, "save_init": False, "cutupmix_auto": False, "label_smoothing": 0.0,
     }  # fmt: skip
-    ours = vars(parser_of("train_BPTT.py").parse_args([]))
+    ours = vars(training_parser().parse_args([]))
     ours["out_dir"] = str(ours["out_dir"])
     assert {name: ours[name] for name in published} == published
     assert (ours["neuron"], str(ours["data_dir"]), ours["j"]) == ("CLIF", "data_dir", None)  # LIF, data, 0 there

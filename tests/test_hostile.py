@@ -11,7 +11,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from reproduction.tiny_images import write_cifar10
+from data.made_up_images import write_cifar10
 from settings.command_line import training_parser
 from tests.helpers import ENVIRONMENT, assert_refused, run_folder, run_training
 from tests.test_hostile_events import with_entry
