@@ -11,7 +11,7 @@ TRIED = (0, 4, 12)  # by their place in the table: a neuron, a surrogate, the lo
 def test_there_are_twenty_different_ones():
     assert len({(mutation.file, mutation.old) for mutation in MUTATIONS}) == len(MUTATIONS) >= 20
     assert {mutation.file.split("/")[0] for mutation in MUTATIONS} == {
-        *("neurons", "models", "data", "utils", "settings", "analysis")
+        *("neurons", "models", "data", "utils", "settings", "deploy")
     }
 
 
