@@ -155,7 +155,7 @@ def test_nothing_of_the_paper_is_left_out(recipes):
 
 
 def test_the_transformers_settings_are_those_of_its_release(recipes):
-    """conf/gesture/2_256_200E_t16.yml there: LAMB, 3e-4 → 1e-5 over 200 epochs, 10 of warm-up from 1e-6, 10 at the end."""
+    """conf/gesture/2_256_200E_t16.yml there: 200 epochs of a cosine, 10 of warm-up in them, 10 after."""
     lif, clif = (run.command for run in recipes["table2"].runs if "Transformer" in run.label)
     expected = {
         **{"dataset": "dvsgesture", "model": "spike_driven_transformer", "T": 16, "b": 16, "bn": "merged"},
@@ -173,9 +173,23 @@ def test_plifs_settings_are_those_of_its_release(recipes):
     for run in recipes["plif_fashion"].runs:
         settings = run.command.settings
         expected = {
-            **{"dataset": "fashion_mnist", "T": 8, "b": 16, "opt": "Adam", "lr": 1e-3, "weight_decay": 0.0, "T_max": 64},
+            **{
+                "dataset": "fashion_mnist",
+                "T": 8,
+                "b": 16,
+                "opt": "Adam",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "T_max": 64,
+            },
             **{"v_reset": 0.0, "decay_input": True, "detach_reset": True, "surrogate": "atan", "alpha": 1.0},
-            **{"loss": "rate_mse", "drop_rate": 0.5, "amp": False, "lr_min": 0.0, "tau": 16.0 if "16" in run.id else 2.0},
+            **{
+                "loss": "rate_mse",
+                "drop_rate": 0.5,
+                "amp": False,
+                "lr_min": 0.0,
+                "tau": 16.0 if "16" in run.id else 2.0,
+            },
         }
         assert {name: settings[name] for name in expected} == expected, run.id
         assert all(int(name.split()[-1]) <= settings["epochs"] for name in run.paper), run.id

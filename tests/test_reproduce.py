@@ -232,7 +232,12 @@ def test_accuracy_by_epoch_stands_beside_the_published_one(table, small, capsys)
     assert "| LIF, T = 2 | 10.00 ± 0.00 (9.50) | 35.00 ± 7.07 |" in text
     rows = json.loads(Path("logs/reproduce/report/small.json").read_text())["rows"]
     first, best = (row for row in rows if row["run"] == "lif")
-    assert (first["quantity"], first["best"], first["difference"], first["trained"]) == ("after epoch 1", 10.0, 0.5, None)
+    assert (first["quantity"], first["best"], first["difference"], first["trained"]) == (
+        "after epoch 1",
+        10.0,
+        0.5,
+        None,
+    )
     assert (best["quantity"], best["best"], best["difference"]) == ("best by epoch 3", 35.0, None)
 
 
