@@ -35,6 +35,7 @@ SIZE = 28
 TRAIN_SAMPLES, TEST_SAMPLES = 60_000, 10_000
 IMAGES, LABELS = 0x803, 0x801  # what an IDX file of uint8 begins with: 3 dimensions, or 1
 CLASSES = 10
+TWO_BATCHES = ("-train_fraction", "0.2", "-b", "25")  # of the made-up images, a tenth of them held out
 
 
 @dataclass(frozen=True)
@@ -223,23 +224,23 @@ def _task(name: str, source: Source, options: DataOptions, border: int = 0) -> T
 
 
 def write_few(root: Path, folder: str) -> Path:
-    """Four made-up training images, two test images."""
-    return write_idx(root / folder, train=4, test=2)
+    """Made-up images, enough for a share of a share of each class."""
+    return write_idx(root / folder, train=300, test=10)
 
 
-@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=TWO_BATCHES)
 def fashion_mnist(options: DataOptions) -> Task:
     """Fashion-MNIST (Xiao et al. 2017): 28×28 grey images of 10 kinds of clothing, not augmented."""
     return _task("fashion_mnist", FASHION, options)
 
 
-@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=("-b", "2"))
+@described("Fashion-MNIST", write=lambda root, T: write_few(root, FASHION.folders[0]), two_batches=TWO_BATCHES)
 def fashion_mnist_32(options: DataOptions) -> Task:
     """Fashion-MNIST with two black pixels on each side, for networks that halve five times (VGG)."""
     return _task("fashion_mnist_32", FASHION, options, border=2)
 
 
-@described("MNIST", write=lambda root, T: write_few(root, DIGITS.folders[0]), two_batches=("-b", "2"))
+@described("MNIST", write=lambda root, T: write_few(root, DIGITS.folders[0]), two_batches=TWO_BATCHES)
 def mnist(options: DataOptions) -> Task:
     """MNIST (LeCun et al. 1998): 28×28 grey images of handwritten digits, not augmented."""
     return _task("mnist", DIGITS, options)

@@ -54,7 +54,7 @@ def simulate(name: str, c: Tensor, tau: float) -> Trace:
     us, ms, spikes = [], [], []
     for c_t in c:
         us.append((1 - 1 / tau) * states[0] + c_t)
-        spike, *states = neuron.step(c_t, *states)
+        spike, *states = neuron.advance(c_t, *states)
         spikes.append(spike)
         ms.append(states[-1])
     return Trace(torch.stack(us), torch.stack(ms) if len(states) == 2 else None, torch.stack(spikes))

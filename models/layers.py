@@ -33,7 +33,8 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
     if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):
         return neuron(norm(x))
-    if norm.step_mode != "m" or not norm.is_scale_and_shift or not neuron.can_fuse(x):
+    heard = norm._forward_hooks or neuron._forward_hooks  # whoever listens to a layer hears it
+    if heard or norm.step_mode != "m" or not norm.is_scale_and_shift or not neuron.can_fuse(x):
         return neuron(norm(x))
     if not norm.training:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))

@@ -15,7 +15,7 @@ from utils.output import write_json, written_aside
 from .evaluation import OF_EACH_STEP
 from .evidence import FIGURES
 from .markdown import markdown
-from .recipe import Recipe, Run
+from .recipe import ACCURACY, Recipe, Run
 from .recipe_figures import draw
 from .results import TRAINED, Outcome, Results
 
@@ -68,14 +68,14 @@ def rows_of(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> list[Row]:
 
 def row_of(recipe: Recipe, run: Run, quantity: str, paper: float | None, outcome: Outcome) -> Row:
     """One quantity of a run."""
-    has_epochs = run.command is not None and run.command.trains
+    has_epochs = run.command is not None and run.command.trains and quantity == ACCURACY
     best, last = (f"{quantity}, best", f"{quantity}, last") if has_epochs else (quantity, "")
     names = {
         "best": best,
         "best_per_step": best + OF_EACH_STEP,
         "last": last,
         "last_per_step": last + OF_EACH_STEP,
-        "trained": TRAINED,
+        "trained": TRAINED if quantity == ACCURACY else "",
     }
     numbers: dict[str, float | None] = {}
     for field, name in names.items():

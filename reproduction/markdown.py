@@ -30,6 +30,8 @@ def markdown(recipe: Recipe, outcomes: Mapping[str, Outcome], pictures: Sequence
     measured = [run for run in recipe.runs if run not in trained]
     lines += [trained_table(recipe, trained, outcomes)] if trained else []
     lines += [measured_table(measured, outcomes)] if measured else []
+    if by_epoch := [run for run in trained if run.paper.keys() - {ACCURACY}]:
+        lines += ["Test accuracy by epoch, as published in brackets:\n", epochs_table(by_epoch, outcomes)]
     if not any(outcome.seeds for outcome in outcomes.values()):
         lines += [
             f"Nothing of this has been run here: the paper's side alone. `python reproduce.py run {recipe.name}`\n"
@@ -82,6 +84,21 @@ def measured_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
             per_step = [mean_and_std(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
             rows.append([f"{run.label}; per step", *per_step, *[""] * len(ENDING)])
     return markdown_table(["", *columns, *ENDING], rows)
+
+
+def epochs_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
+    """Training runs whose accuracy is compared after some epochs, a row each; the published value in brackets."""
+    columns = list(dict.fromkeys(name for run in runs for name in run.paper if name != ACCURACY))
+    rows = []
+    for run in runs:
+        values = outcomes[run.id].values
+        cells = []
+        for name in columns:
+            paper = run.paper.get(name)
+            ours = mean_and_std(values.get(name, ()), places_of(paper))
+            cells.append(ours if paper is None else f"{ours} ({number(paper)})")
+        rows.append([run.label, *cells])
+    return markdown_table(["", *columns], rows)
 
 
 ENDING = ("seeds", "hours", "device", "status")

@@ -27,7 +27,7 @@ class Outcome:
     Args:
         seeds: the seeds that are finished.
         values: quantity → value for each of them. Accuracy has several: best and last epoch, both also with the
-            running statistics of each step, and that of the training set.
+            running statistics of each step, and that of the training set; and there is one of each epoch.
         rows: metrics by epoch for each of them (training runs).
         hours, memory_gb: of one seed; None where it was not measured.
         notes: what is missing or was left out, in words.
@@ -154,7 +154,7 @@ class Results:
         memory = [each.memory_gb for each in finished if each.memory_gb is not None]
         return Outcome(
             seeds=tuple(done),
-            values=accuracies(finished),
+            values=accuracies(finished) | by_epoch(finished),
             rows=[each.rows for each in finished],
             hours=mean(each.hours for each in finished) if finished else None,
             memory_gb=max(memory, default=None),
@@ -213,6 +213,16 @@ def accuracies(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
         TRAINED: [last["train_acc"] for _, last in rows if "train_acc" in last],
     }
     return {quantity: each for quantity, each in values.items() if each}
+
+
+def by_epoch(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
+    """Test accuracy (%) after each epoch, counted from 1, and the best until then."""
+    values: dict[str, list[float]] = {}
+    for row in (row for each in finished for row in each.rows):
+        epoch = int(row["epoch"]) + 1
+        values.setdefault(f"after epoch {epoch}", []).append(row[SHARED])
+        values.setdefault(f"best by epoch {epoch}", []).append(row["best_test_acc"])
+    return values
 
 
 def seeds_left(done: int, wanted: int) -> list[str]:

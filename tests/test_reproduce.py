@@ -220,6 +220,27 @@ def test_report_of_several_seeds(table, capsys):
     assert json.loads(Path("logs/reproduce/report/small.json").read_text())["quoted"] == {"others": 90.5}
 
 
+def test_accuracy_by_epoch_stands_beside_the_published_one(table, small, capsys):
+    results, run = table
+    path = small / "recipes" / "small.yaml"
+    path.write_text(path.read_text().replace("paper: 20.5", "paper: {after epoch 1: 9.50, best by epoch 3: null}"))
+    for seed, last in ((1, 20.0), (2, 40.0)):
+        write_run(results, run, seed, accuracies=(10.0, 30.0, last))
+    main("report", "small", "--seeds", "1", "2")
+    text = capsys.readouterr().out
+    assert "| | after epoch 1 | best by epoch 3 |" in text.replace("|  |", "| |")
+    assert "| LIF, T = 2 | 10.00 ± 0.00 (9.50) | 35.00 ± 7.07 |" in text
+    rows = json.loads(Path("logs/reproduce/report/small.json").read_text())["rows"]
+    first, best = (row for row in rows if row["run"] == "lif")
+    assert (first["quantity"], first["best"], first["difference"], first["trained"]) == (
+        "after epoch 1",
+        10.0,
+        0.5,
+        None,
+    )
+    assert (best["quantity"], best["best"], best["difference"]) == ("best by epoch 3", 35.0, None)
+
+
 def test_best_is_compared_where_the_recipe_says_so(table, small):
     results, run = table
     write_run(results, run, 1)
