@@ -9,12 +9,14 @@ import torch
 from spikingjelly.activation_based import functional
 from torch import nn
 
+from models import build_model
 from models.layers import Parts
 from models.plif_net import PLIFNet
 from models.spike_driven_transformer import SpikeDrivenTransformer
 from models.temporal_norm import NORMS
 from neurons import build_neuron
 from tests.golden.fill import fill_, normal
+from utils.checkpoint import CheckpointError, load_weights
 from utils.loss import bptt_loss, rate_mse
 
 CASES = sorted((Path(__file__).parent / "golden2").glob("*.json"))
@@ -178,3 +180,17 @@ def test_tokens_by_size_are_the_published_ones(size, tokens):
         embedded = net.patch_embed(torch.empty(1, 2, 2, size, size))
     assert embedded[0, 0, 0].numel() == tokens
     assert all(not isinstance(module, nn.LayerNorm) for module in net.modules())
+
+
+def test_a_published_state_dict_loads(tmp_path):
+    """It holds a convolution over heads that no forward pass reads: 2,567,051 parameters."""
+    published = build_model("spike_driven_transformer", "LIF", num_classes=11, in_channels=2, input_size=128)
+    state = published.state_dict() | {f"block.{i}.attn.talking_heads.weight": torch.randn(8, 8, 1) for i in range(2)}
+    assert len(state) == 112
+    torch.save(state, tmp_path / "published.pth")
+    net = build_model("spike_driven_transformer", "CLIF", num_classes=11, in_channels=2, input_size=128)
+    load_weights(net, tmp_path / "published.pth")
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    torch.save(state | {"block.0.attn.scale": torch.ones(1)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"block\.0\.attn\.scale"):
+        load_weights(net, tmp_path / "other.pth")
