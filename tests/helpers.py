@@ -44,7 +44,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "P
 ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
 TIMEOUT = 300  # seconds
 TIMING = ("seconds", "images_per_second", "peak_memory_gb")
-FIELDS = ("epoch", "lr", "train_loss", "train_acc", "test_loss", "test_acc", "best_test_acc", *TIMING)
+FIELDS = (
+    *("epoch", "lr", "train_loss", "train_acc", "test_loss", "test_acc", "test_loss_per_step", "test_acc_per_step"),
+    *("best_test_acc", *TIMING),
+)
 SAVED = {
     "config.json",
     "metrics.jsonl",

@@ -96,7 +96,7 @@ def test_parity_is_checked_before_anything_is_timed(quick_run):
     done, _, run = quick_run
     parity = run["parity"]
     assert parity["ok"]
-    assert {row["neuron"] for row in parity["rows"]} == {"LIF", "PLIF", "CLIF"}
+    assert {row["neuron"] for row in parity["rows"]} == {"LIF", "PLIF", "CLIF", "KLIF", "GLIF", "ILIF"}
     assert {row["behind a norm"] for row in parity["rows"]} == {True, False}
     assert sum(row["ties"] for row in parity["rows"]) < 0.01 * sum(row["elements"] for row in parity["rows"])
     assert done.stdout.index("Parity: ") < done.stdout.index("## ")
@@ -256,9 +256,9 @@ def test_contenders_of_a_layer_compute_the_same_gradient(name):
             found = work()
         if contender_name != "memory floor":
             gradients[contender_name] = torch.stack(found) if len(found) > 1 else found[0]
-    assert {"ours, torch", "step loop", "SpikingJelly"} <= gradients.keys()
+    assert {"ours, reference", "step loop", "SpikingJelly"} <= gradients.keys()
     for found in gradients.values():
-        torch.testing.assert_close(found, gradients["ours, torch"])
+        torch.testing.assert_close(found, gradients["ours, reference"])
 
 
 def test_contenders_of_linear_lif_compute_the_same_spikes():
@@ -342,9 +342,7 @@ def test_parity_sees_a_wrong_spike_gradient_or_weight():
         assert not compare(found, right, ties, 1e-5)["ok"]
     row = {"neuron": "CLIF", "surrogate": "rectangle", "shape": [6, 5], "dtype": "float32", "ok": False}
     failed = parity_markdown({"ok": False, "backend": "triton", "rows": [row]})
-    assert failed.startswith(
-        "**PARITY FAILED**: back end `triton` differs from the steps under autograd for CLIF rectangle"
-    )
+    assert failed.startswith("**PARITY FAILED**: back end `triton` differs from the reference for CLIF rectangle")
 
 
 def test_a_busy_machine_is_named():

@@ -55,7 +55,9 @@ def test_nothing_spills_from_registers(neuron, capability):
 def test_the_results_kept_here_are_as_lean():
     kept = json.loads((ROOT / "benchmarks/results/static.json").read_text())
     of_clif = [row for row in kept["rows"] if row["neuron"] == "CLIF" and row["sm"] == 90]
-    assert_lean([row for row in of_clif if all(row[key] == STANDARD[key] for key in STANDARD)], kept["launches"]["CLIF"])
+    assert_lean(
+        [row for row in of_clif if all(row[key] == STANDARD[key] for key in STANDARD)], kept["launches"]["CLIF"]
+    )
     assert {row["neuron"] for row in kept["rows"]} == set(NEURONS)
     assert all(row["stack"] == 0 for row in kept["rows"])
 
