@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from spikingjelly.activation_based import base, functional, layer
+from spikingjelly.activation_based import base, layer
 from torch import Tensor, nn
 
 from neurons import NEURONS, ReLU, SpikingNeuron
@@ -104,11 +104,17 @@ class SpikingNetwork(nn.Module, base.StepModule):
             return "step by step under autograd"
         return f"backend {neurons[0].backend_for(torch.empty(1, 1, device=device))}"
 
+    def reset_states(self) -> None:
+        """Every module's state back to its start: SpikingJelly's ``reset_net``, as torch.compile can follow it."""
+        for module in self.modules():
+            if isinstance(module, base.MemoryModule):
+                module.reset()
+
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
-        functional.reset_net(self)
+        self.reset_states()
         logits = self.run(x_seq) if self.step_mode == "m" else torch.stack([self.run(x) for x in x_seq])
-        functional.reset_net(self)
+        self.reset_states()
         return logits
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from spikingjelly.activation_based import functional, layer
+from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from .batch_norm import is_static
@@ -50,7 +50,7 @@ class PLIFNet(SpikingNetwork):
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K], multiples of 1/10."""
-        functional.reset_net(self)
+        self.reset_states()
         if is_static(x_seq):  # one update of the running statistics, not T
             image = x_seq[:1] if self.step_mode == "m" else x_seq[0]
             x_seq = self.static_conv(image).expand(x_seq.shape[0], -1, *[-1] * 3)

@@ -127,7 +127,7 @@ MUTATIONS = (
     Mutation(
         "network: state is kept from one call to the next",
         "models/layers.py",
-        "functional.reset_net(self)\n        logits = self.run",
+        "self.reset_states()\n        logits = self.run",
         "logits = self.run",
         "tests/test_streaming.py",
     ),
