@@ -172,11 +172,11 @@ def markdown(result: dict[str, Any]) -> str:
     """A table for each compute capability, and one of launches."""
     text = (
         "# The Triton kernels, compiled and read without a GPU\n\n"
-        f"`{result['command']}`; torch {result['torch']}, triton {result['triton']}. Registers are of a thread; stack is "
-        "what spills from them, in bytes. Occupancy is the share of a multiprocessor's warps that registers and shared "
-        "memory leave room for. Instructions are those of a warp for each 32 elements and each time step, within the "
-        "loop over tiles where there is one; what stands outside it runs once for each program and is counted apart. "
-        "No time is measured, and none follows from these numbers.\n"
+        f"`{result['command']}`; torch {result['torch']}, triton {result['triton']}. Registers are of a thread; stack "
+        "is what spills from them, in bytes. Occupancy is the share of a multiprocessor's warps that registers and "
+        "shared memory leave room for. Instructions are those of a warp for each 32 elements and each time step, within "
+        "the loop over tiles where there is one; what stands outside it runs once for each program and is counted "
+        "apart. No time is measured, and none follows from these numbers.\n"
     )
     header = ["neuron", "T", "type", "surrogate", "kernel", "registers", "stack", "occupancy"]
     header += ["per element and step", "once"]

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="assignment, operator, index"
 """What a batch norm needs besides the neuron's kernels: sums over x, the terms made of sums, and its gradient.
 
-Each direction has one pass over the frames, and one small kernel that turns the parts of all programs into terms of each
-(t, c): they are added up in a fixed order, in float64.
+Each direction has one pass over the frames, and one small kernel that turns the parts of all programs into terms of
+each (t, c): they are added up in a fixed order, in float64.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A derived neuron's step as Triton functions of a tile's values; :mod:`.triton_frames` calls them.
+"""A derived neuron's step as Triton functions of a tile's values.
 
-The text is written for each neuron (:func:`source`) and compiled in memory: no file is left behind.
+:mod:`.triton_forward` and :mod:`.triton_backward` call them. Their text is written for each neuron (:func:`source`) and
+compiled in memory: no file is left behind.
 """
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ def steps(dynamics: Dynamics) -> Steps:
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)  # where Triton reads it
     module = ModuleType(dynamics.name)
     exec(compile(text, file, "exec"), module.__dict__)
-    functions = (getattr(module, name) for name in ("start", "step", "step_saving", "step_back"))
-    return Steps(*functions, len(derive(dynamics).saved), *rows(dynamics))
+    fixed, timed = rows(dynamics)
+    return Steps(
+        module.start, module.step, module.step_saving, module.step_back, len(derive(dynamics).saved), fixed, timed
+    )
 
 
 def rows(dynamics: Dynamics) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -103,7 +106,8 @@ def source(d: Derived) -> str:
     n = len(states)
     g_c, g_before, g_learned = d.back[0], d.back[1 : 1 + n], d.back[1 + n :]
     of_c, of_g = d.inputs("c", "g_s")
-    returned = [g_c, g_before, tuple(g_learned[k] for k in fixed), tuple(g_learned[k] for k in timed)]
+    of_learned = (tuple(g_learned[k] for k in rows_of) for rows_of in (fixed, timed))
+    returned: list[Node | tuple[Node, ...]] = [g_c, g_before, *of_learned]
     texts = {
         "start": together(f"zero + {value!r}" for _, value in d.dynamics.states),
         "step": body(d, before, [d.s, d.after], (), of_c),
@@ -117,7 +121,9 @@ def unpacked(names: Iterable[str], values: str) -> list[str]:
     return [f"in_{name} = {values}[{i}]" for i, name in enumerate(names)]
 
 
-def body(d: Derived, first: list[str], returned: list[Node | tuple[Node, ...]], given: Iterable[Node], tile: Node) -> str:
+def body(
+    d: Derived, first: list[str], returned: list[Node | tuple[Node, ...]], given: Iterable[Node], tile: Node
+) -> str:
     """A function's statements.
 
     Args:
