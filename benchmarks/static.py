@@ -174,7 +174,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# The Triton kernels, compiled and read without a GPU\n\n"
         f"`{result['command']}`; torch {result['torch']}, triton {result['triton']}. Registers are of a thread; stack "
         "is what spills from them, in bytes. Occupancy is the share of a multiprocessor's warps that registers and "
-        "shared memory leave room for. Instructions are those of a warp for each 32 elements and each time step, within "
+        "shared memory leave room for. Instructions are those of a warp for each 32 elements and time step, within "
         "the loop over tiles where there is one; what stands outside it runs once for each program and is counted "
         "apart. No time is measured, and none follows from these numbers.\n"
     )
