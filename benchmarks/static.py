@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.layers import BatchNorm2d
 from neurons import SURROGATES, build_neuron
 from neurons.ops.dynamics import parameter_table
 from neurons.ops.operators import run_fire, run_fire_backward, run_norm_fire, run_norm_fire_backward
@@ -41,7 +42,7 @@ NEURONS: dict[str, dict[str, Any]] = {
 OTHER_LENGTHS = (1, 2, 4, 8, 10, 20)  # of CLIF
 STANDARD = {"T": 6, "dtype": "float16", "surrogate": "rectangle"}
 CEILINGS = {"forward": 20, "backward": 45, "norm forward": 27, "norm backward": 60}  # CLIF, sm_90, STANDARD
-MOST_LAUNCHES = 8  # of a norm layer each way
+MOST_LAUNCHES = 8  # of a norm and its neuron each way, running statistics aside
 NO_LAUNCH = ("empty", "new_empty", "detach", "lift_fresh")  # operations of torch that start nothing, views aside
 
 
@@ -117,11 +118,21 @@ def compiled(
     counts = {
         "forward": first - len(plain) + forward.count,
         "backward": len(launches) - first + backward.count,
+        "running statistics": launches_of_tracking(statistics),
     }
     about = {"sm": capability, "neuron": neuron, "T": T, "dtype": dtype, "surrogate": surrogate}
     rows = [{**about, **described(launch, "", T)} for launch in plain]
     rows += [{**about, **described(launch, "norm ", T)} for launch in launches[len(plain) :]]
     return [row for row in rows if row["kernel"].split()[-1] in ("forward", "backward") or is_standard(row)], counts
+
+
+def launches_of_tracking(statistics: Tensor) -> int:
+    """Operations that update a norm's running statistics, from the second batch on."""
+    norm = BatchNorm2d(statistics.shape[1])
+    norm.track(statistics, statistics, 2)
+    with Operations() as tracking:
+        norm.track(statistics, statistics, 2)
+    return tracking.count
 
 
 def is_standard(row: dict[str, Any]) -> bool:
@@ -192,6 +203,6 @@ def markdown(result: dict[str, Any]) -> str:
             if row["sm"] == capability
         ]
         text += f"\n## sm_{capability}\n\n" + markdown_table(header, rows)
-    counts = [[name, str(each["forward"]), str(each["backward"])] for name, each in result["launches"].items()]
-    text += "\n## Launches of a norm layer\n\n" + markdown_table(["neuron", "forward", "backward"], counts)
-    return text
+    ways = ("forward", "backward", "running statistics")
+    counts = [[name, *(str(each[way]) for way in ways)] for name, each in result["launches"].items()]
+    return text + "\n## Launches of a norm layer\n\n" + markdown_table(["neuron", *ways], counts)
