@@ -141,12 +141,14 @@ class Call:
         if self.frame.flat:
             return BACKWARD[True]
         K, of = self.constants["K"], self.steps
-        sums = len(of.fixed) + K * (len(self.norm) + len(of.timed))
-        parameters = 0 if self.constants["TABLE"][1] == 1 else 2 * (len(of.fixed) + len(of.timed))
-        if K * of.saved + sums + parameters > MANY:
+        each_step = len(self.norm) + len(of.timed)  # sums of it
+        values = K * (of.saved + each_step) + len(of.fixed)
+        if self.constants["TABLE"][1] > 1:  # parameters are kept for each column
+            values += 2 * (len(of.fixed) + len(of.timed))
+        if values > MANY or (each_step and self.constants["T"] > K):
             return CROWDED.over(self.frame)
         tile = BACKWARD[False]
-        if self.surrogate == "sigmoid":  # whose derivative needs registers of its own
+        if self.surrogate == "sigmoid" or K == LONGEST_CHUNK:  # 128 registers would be a few too few
             tile = replace(tile, registers=None)
         return tile.over(self.frame)
 
