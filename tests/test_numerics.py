@@ -56,10 +56,11 @@ def test_training_evaluation_and_benchmarks_compute_alike(tmp_path, monkeypatch,
     """The options' way into each of the three commands."""
     import inference
     import train_BPTT
+    from deploy import subject
 
     seen = {}
 
-    def training(args, device, ranks):
+    def training(settings, device, ranks, command):
         seen["training"] = seen_by_torch()
         return {"best_test_acc": 0.0, "test_acc": 0.0}
 
@@ -71,16 +72,15 @@ def test_training_evaluation_and_benchmarks_compute_alike(tmp_path, monkeypatch,
     assert len(rows_of(folder)) == 1
 
     monkeypatch.setattr(train_BPTT, "train", training)
-    monkeypatch.setattr("sys.argv", ["train_BPTT.py", *QUICK, *options])
-    train_BPTT.main(train_BPTT.Ranks())
+    train_BPTT.main([*map(str, QUICK), *options])
 
-    evaluate = inference.evaluate
+    evaluate = subject.evaluate
 
     def evaluation(*args, **kwargs):
         seen["evaluation"] = seen_by_torch()
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(inference, "evaluate", evaluation)
+    monkeypatch.setattr(subject, "evaluate", evaluation)
     inference.main(["-resume", str(folder / "checkpoint_latest.pth")])  # what config.json names
     saved = json.loads((folder / "inference" / "evaluation.json").read_text())
     assert (saved["cudnn"], saved["tf32"]) == (config["cudnn"], config["tf32"])

@@ -19,6 +19,7 @@ from data.digits import MEAN, STD
 from data.digits_seq import BLACK, PieceByPiece, ShownBatch
 from data.digits_seq import STD as SEQ_STD
 from data.event_augment import RandomRoll
+from data.made_up_images import write_idx
 from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
 from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
 
@@ -84,6 +85,7 @@ PT = [FLIP, ROLL, ("one of", THIRDS, ((), (ROTATE_30,), (SHEAR_30,)))]
 SMALL_ROTATION = ("RandomRotation", ((-15.0, 15.0), "bilinear", False, 0))
 SMALL_SHEAR = ("RandomAffine", (((0.0, 0.0), None, None, (-8.5, 8.5)), "bilinear", 0))
 SHIFT = ("RandomCrop", ((32, 32), [2] * 4, "constant", False, 0))
+FASHION, MNIST = to_input((0.2860,), (0.3530,)), to_input((0.1307,), (0.3081,))
 PIECES = [("ToDtype", (torch.float32, True)), ("Normalize", ((BLACK,), (SEQ_STD,))), ("PieceByPiece", 8)]
 
 # data set: (training, training with -cutupmix_auto, test), last partial batch left out without and with the option
@@ -97,6 +99,9 @@ PUBLISHED: dict[str, tuple[list, list, list, bool, bool]] = {
 }
 # not the paper's
 OURS: dict[str, tuple[list, list, list, bool, bool]] = {
+    "fashion_mnist": (FASHION, FASHION, FASHION, False, False),
+    "fashion_mnist_32": (FASHION, FASHION, FASHION, False, False),
+    "mnist": (MNIST, MNIST, MNIST, False, False),
     "digits": ([SHIFT, *DIGITS], [SHIFT, *DIGITS], DIGITS, False, False),
     "digits_dvs": ([], [("one of", THIRDS, ((ROLL,), (SMALL_ROTATION,), (SMALL_SHEAR,)))], [], False, False),
     "digits_seq": ([SHIFT, *PIECES], [SHIFT, *PIECES], PIECES, False, False),
@@ -110,6 +115,8 @@ def data_dir(tmp_path_factory):
     write_cifar10(root)
     write_cifar100(root)
     write_tiny_imagenet(root)
+    write_idx(root / "FashionMNIST" / "raw", train=10, test=2)
+    write_idx(root / "MNIST" / "raw", train=10, test=2)
     write_dvs_cifar10(root, per_class=1)
     write_dvs_cifar10_pt(root, T=T, train=3, test=2)
     write_dvs_gesture_events(root, train_users=(1,))
