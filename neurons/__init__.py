@@ -10,7 +10,7 @@ from difflib import get_close_matches
 
 from torch import Tensor, nn
 
-from .base import SpikingNeuron
+from .base import Memory, SpikingNeuron
 from .clif import CLIF, clif_step
 from .defaults import TAU
 from .glif import GLIF
@@ -36,6 +36,7 @@ __all__ = [
     "SURROGATES",
     "TAU",
     "Learned",
+    "Memory",
     "ReLU",
     "SpikingNeuron",
     "build_neuron",
