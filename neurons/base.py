@@ -26,7 +26,15 @@ from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .options import DEFAULTS, check_computation, check_options, first_value, takes
 
 
-class SpikingNeuron(base.MemoryModule):
+class Memory(base.MemoryModule):
+    """SpikingJelly's module with memories that start as numbers; their reset is one that torch.compile can follow."""
+
+    def reset(self) -> None:
+        """All memories back to their start."""
+        self._memories.update(self._memories_rv)
+
+
+class SpikingNeuron(Memory):
     """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
 
     A neuron declares, as attributes of its class:
@@ -140,10 +148,6 @@ class SpikingNeuron(base.MemoryModule):
         """Each state's name and its value before the first step."""
         pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
         return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
-
-    def reset(self) -> None:
-        """All states back to their start."""
-        self._memories.update(self._memories_rv)  # numbers: nothing to copy, which torch.compile could not follow
 
     def dynamics(self) -> Dynamics:
         """The step with all that it is called with: what everything else is derived from."""
