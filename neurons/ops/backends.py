@@ -92,6 +92,18 @@ class Kernels(Protocol):
         sum_over_ranks: SumOverRanks | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]: ...
 
+    def track(
+        self,
+        shared: tuple[Tensor, Tensor],
+        of_steps: tuple[Tensor, Tensor] | None,
+        count: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        correction: float,
+        momentum: float,
+    ) -> None:
+        """See :func:`.running.track`; where that is worth a kernel, on CUDA."""
+
     def saved_for(self, dynamics: Dynamics, x: Tensor) -> Tensors:
         """Tensors like those that a forward in training saves besides x; x may be fake."""
 
