@@ -19,6 +19,7 @@ SPELLINGS = {"torch": "reference", "compile": "c"}  # what some were once called
 BACKENDS = ("auto", "reference", "c", "triton", *SPELLINGS)
 FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Tensors = tuple[Tensor, ...]
+Function = TypeVar("Function", bound=Callable)
 
 
 class Kernels(Protocol):
@@ -119,24 +120,32 @@ def canonical(backend: str) -> str:
     return SPELLINGS.get(backend, backend)
 
 
-def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
-    """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
+def constant_to_compile(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_to_compile
+def choose_backend(backend: str, dtype: torch.dtype, device: torch.device, named: bool, transformed: bool) -> str:
+    """The back end that computes an input: what was asked for, or with ``auto`` the fastest that can:
     Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of your
     own, torch.func).
+
+    Args:
+        dtype, device: the input's. named: whether the surrogate is a key of ``SURROGATES``.
+        transformed: whether torch.func (grad, vmap, …) is at work.
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently: where ``auto`` misses a
             compiler, it says so once.
     """
     backend = canonical(backend)
-    named = isinstance(dynamics.surrogate, str)
-    fits = x.dtype in FUSED_DTYPES and named
-    device = x.device.type
-    transformed = in_transform()
+    fits = dtype in FUSED_DTYPES and named
     if backend == "auto" and transformed:
         return "reference"
     if backend == "auto":
-        there = {"cuda": "triton", "cpu": "c"}.get(device)
+        there = {"cuda": "triton", "cpu": "c"}.get(device.type)
         return there if there is not None and fits and is_installed(there) else "reference"
     if backend == "reference":
         return backend
@@ -144,31 +153,19 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
         raise ValueError(f"backend {backend} goes through no functional transform (grad, vmap, …); take the reference")
     if not fits:
         raise ValueError(f"backend {backend} has float32, float16, bfloat16 and named surrogates; take the reference")
-    if backend == "c" and device != "cpu":
-        raise ValueError(f"backend c is for the CPU, and the input is on {x.device}")
-    if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"backend triton is for CUDA, and the input is on {x.device}")
+    if backend == "c" and device.type != "cpu":
+        raise ValueError(f"backend c is for the CPU, and the input is on {device}")
+    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend triton is for CUDA, and the input is on {device}")
     missing = why_not(backend)
     if missing:
         raise ValueError(missing)
     return backend
 
 
-Function = TypeVar("Function", bound=Callable)
+chosen_backend = cache(choose_backend)  # the same again for the same input; torch.compile looks through no cache
 
 
-def constant_to_compile(function: Function) -> Function:
-    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-def in_transform() -> bool:
-    """Whether torch.func (grad, vmap, …) is at work."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-@constant_to_compile
 def is_installed(backend: str) -> bool:
     """Whether what a back end needs is here; where it is not, a warning says once what would mend it."""
     missing = why_not(backend)
@@ -181,14 +178,9 @@ def is_installed(backend: str) -> bool:
 WARNED: set[str] = set()
 
 
-@constant_to_compile
+@cache
 def why_not(backend: str) -> str:
     """What a back end lacks on this machine, in words; empty if nothing."""
-    return _why_not(backend)
-
-
-@cache
-def _why_not(backend: str) -> str:
     if backend == "triton":
         return "" if find_spec("triton") else "backend triton wants the package triton: pip install triton"
     from .c_build import BuildError

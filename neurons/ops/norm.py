@@ -186,35 +186,6 @@ class NormSequence(torch.autograd.Function):
         return g_x.to(x.dtype), sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), None, None
 
 
-def norm_over_ranks(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, sum_over_ranks: SumOverRanks
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch norm per step of a batch that several processes share, without the neuron.
-
-    Args:
-        x: [T, N, C, H, W], this process's share. weight, bias: the norm's, [C]. eps: its ε.
-
-    Returns:
-        y like x, and mean, biased variance [T, C] and n of the whole batch.
-    """
-    check_norm(x, weight, bias)
-    return NormSequence.apply(x, weight, bias, eps, sum_over_ranks)
-
-
-def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Refuse a norm of other channels than those of x [T, N, C, H, W]: one of a single channel would broadcast.
-
-    Raises:
-        ValueError: naming both.
-    """
-    for name, term in (("weight", weight), ("bias", bias)):
-        if term.shape != x.shape[2:3] or term.device != x.device:
-            raise ValueError(
-                f"the norm's {name} is {list(term.shape)} on {term.device}, and the input has {x.shape[2]} channels "
-                f"on {x.device}"
-            )
-
-
 def per_channel(terms: Tensor) -> Tensor:
     """[T, C] → [T, 1, C, 1, 1]."""
     return terms[:, None, :, None, None]

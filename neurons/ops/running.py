@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernels
-from .operators import NAMESPACE
+from .nodes import NAMESPACE
 from .sequence import is_watched
 
 
