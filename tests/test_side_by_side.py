@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import reproduce
+from reproduction.comparison import paired
 from reproduction.html_page import write_page
-from reproduction.pairs import Member, pairs_of
+from reproduction.pairs import Member, pairs_of, pairs_table
 from reproduction.recipe import load_recipes
 from reproduction.results import Results
 from utils.cli import UsageError
@@ -113,17 +114,18 @@ def test_pairs_are_of_equal_settings_and_seeds():
     }
 
 
-def test_the_evidence_gives_the_differences_that_the_results_page_prints(tmp_path, capsys):
-    reproduce.main(["report", "digits_figure4", "--runs_dir", str(tmp_path), "--out", str(tmp_path / "out")])
-    said = capsys.readouterr().out
-    (line,) = [row for row in said.splitlines() if row.startswith("| digits, 5-layer SNN, CLIF, T = 4 − LIF")]
+def test_the_evidence_gives_the_differences_that_the_results_page_prints(tmp_path):
+    recipes = load_recipes()
+    results = Results(tmp_path, {run.full_id: run for recipe in recipes.values() for run in recipe.runs})
+    recipe = recipes["digits_figure4"]
+    pairs = paired(recipe, {run.id: results.outcome(run, recipe.seeds) for run in recipe.runs})
+    (clif,) = [pair for pair in pairs if pair.label == "digits, 5-layer SNN, CLIF, T = 4"]
+    assert clif.seeds == (2022, 2023, 2024, 2025)
+    assert clif.differences["test_acc"][0] == pytest.approx(1.74, abs=0.01)
+    line = pairs_table([clif]).splitlines()[-1]
     page = (Path(reproduce.__file__).parent / "docs/results.md").read_text()
     (shown,) = [row for row in page.splitlines() if row.startswith("| CLIF − LIF, paired by seed")]
     assert line.replace("+", "").split(" | ")[1:7] == shown.rstrip(" |").split(" | ")[1:7]
-    pairs = json.loads((tmp_path / "out/digits_figure4.json").read_text())["paired"]
-    (clif,) = [pair for pair in pairs if pair["label"] == "digits, 5-layer SNN, CLIF, T = 4"]
-    assert clif["seeds"] == [2022, 2023, 2024, 2025]
-    assert clif["differences"]["test_acc"]["mean"] == pytest.approx(1.74, abs=0.01)
 
 
 class Seen(HTMLParser):
