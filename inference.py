@@ -4,6 +4,7 @@
     python inference.py -resume logs/my_run/checkpoint_max.pth
     python inference.py -resume logs/my_run/checkpoint_max.pth -neuron LIF -v_reset -0.06
     python inference.py -resume logs/my_run/checkpoint_max.pth -sweep -calibrate
+    python inference.py -resume zoo:digits_CLIF
 
 reads top to bottom: options, checkpoint, data, network, then what was asked for.
 """
@@ -51,6 +52,7 @@ from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.progress import progress
 from utils.run_dir import environment
+from utils.zoo import folder_beside
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 
@@ -66,7 +68,7 @@ def infer(argv: Sequence[str] | None) -> None:
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
-    out_dir = run.out_dir or run.resume.parent / "inference"
+    out_dir = run.out_dir or folder_beside(run.resume) / "inference"
     check_request(run, out_dir)
     check_statistics_request(run)
     if run.profile and run.neuron not in KIND_OF:
@@ -78,7 +80,7 @@ def infer(argv: Sequence[str] | None) -> None:
 
     # -- network: as it was trained, or its LIF twin
     try:
-        net = build_network(run, checkpoint, task, own_tau=args.tau).to(device).eval()
+        net = build_network(run, checkpoint, task.shape, own_tau=args.tau).to(device).eval()
     except ValueError as error:
         raise UsageError(f"-model {run.model} on {run.dataset}: {error}") from None
     if retaken is None:
@@ -167,7 +169,7 @@ def choose_reset(
 def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:
     """Firing rates, operations and energy, beside those of the same network with ReLU."""
     run, test = subject.run, subject.test
-    dense = build_again(run, subject.task, "relu").to(subject.device)
+    dense = build_again(run, subject.task.shape, "relu").to(subject.device)
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
         profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
