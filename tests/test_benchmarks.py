@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import rooms
 from benchmarks.__main__ import main
-from benchmarks.cases import GROUPS, Case, Scale, growth_verdict, run_case
+from benchmarks.cases import GROUPS, Scale
 from benchmarks.layers import growth_name, neuron_makers, onm_makers
+from benchmarks.measuring import Case, growth_verdict, run_case
 from benchmarks.networks import leave_alone, step_makers, use_spikingjelly
 from benchmarks.parity import compare, near_ties
 from benchmarks.tables import busy_markdown, case_markdown, parity_markdown
