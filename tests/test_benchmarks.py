@@ -381,9 +381,12 @@ def test_a_move_is_a_call_in_another_room(tmp_path, monkeypatch):
     assert (seen.calls, seen.moves, dict(seen.entries)) == (7, 2, {"one.py": 2, "two.py": 1})
 
 
-def test_rooms_of_a_step_are_printed(capsys):
-    rooms.main(["-model", "mlp3", "-T", "2"])
+def test_a_step_of_resnet18_turns_few_pages(capsys):
+    """Half as many as the first house's 456, at most; blocks of memory that are given back may add a few."""
+    rooms.main(["-T", "2"])
     out = capsys.readouterr().out
-    assert "models/mlp.py" in out
+    assert "models/resnet.py" in out
     assert "utils/engine.py" in out
-    assert re.search(r"^mlp3 with CLIF: \d+ rooms, \d+ moves, \d+ calls$", out, re.MULTILINE)
+    found = re.search(r"^spiking_resnet18 with CLIF: \d+ rooms, (\d+) moves, \d+ calls$", out, re.MULTILINE)
+    assert found
+    assert 100 < int(found[1]) <= 228
