@@ -45,7 +45,7 @@ from utils.cli import UsageError
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
 from utils.exit import one_line_errors
-from utils.meter import NonFiniteLossError
+from utils.finite import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.run_dir import environment

@@ -29,8 +29,8 @@ from utils.device import choose_device
 from utils.distributed import RankLostError, Ranks, naming_lost_ranks
 from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
 from utils.exit import one_line_errors
+from utils.finite import NonFiniteLossError
 from utils.interrupt import Saver, Stopped, Watch, watched
-from utils.meter import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
 from utils.run_dir import COLUMN, Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of

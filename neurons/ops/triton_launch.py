@@ -49,7 +49,8 @@ class TritonKernels(NormKernels):
         kept = self.saved_for(dynamics, x) if train else ()
         launch(
             forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, table, call.norm, states, ends, kept,
-            *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.constants,
+            *call.sizes, START=call.steps.start, STEP=call.steps.step, SHOW=not train, **call.constants,
+            **tile.constants,
         )  # fmt: skip
         return spikes, ends, kept
 
