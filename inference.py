@@ -22,6 +22,7 @@ from typing import Any
 from torch import nn
 
 from accounts.account import write_account
+from accounts.operations import KIND_OF
 from accounts.profile import profile_network, thop_counts
 from accounts.throughput import measure_throughput
 from data import DataError
@@ -48,6 +49,7 @@ from utils.exit import one_line_errors
 from utils.finite import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
+from utils.progress import progress
 from utils.run_dir import environment
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
@@ -67,6 +69,8 @@ def infer(argv: Sequence[str] | None) -> None:
     out_dir = run.out_dir or run.resume.parent / "inference"
     check_request(run, out_dir)
     check_statistics_request(run)
+    if run.profile and run.neuron not in KIND_OF:
+        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
     set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
@@ -166,7 +170,7 @@ def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folde
     dense = build_again(run, subject.task, "relu").to(subject.device)
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
-        profile = profile_network(net, test.epoch(0))
+        profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
         dense_profile = profile_network(dense, [(x_seq[:1], labels)])
     thop = thop_counts(dense, x_seq[:1, :1])
     print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))

@@ -28,6 +28,7 @@ from .augment import cifar_train, mixup_or_cutmix, normalise
 from .batch_augment import BatchTransform
 from .description import described
 from .download import by_hand, fetch, safe_extract
+from .home import find_home, holds
 from .made_up_images import write_cifar10, write_cifar100
 from .task import DataError, DataOptions, Split, Task
 
@@ -85,17 +86,19 @@ def read_cifar(source: type[CIFAR10], data_dir: Path, *, download: bool) -> Cifa
 
     Args:
         source: torchvision's class, for the names, MD5s and address of its files.
-        data_dir: holds the archive or the folder unpacked from it.
+        data_dir: holds the archive or the folder unpacked from it; see :func:`find_home`.
         download: False forbids the network.
 
     Raises:
         DataError: if a file is missing or broken; it names the file, its MD5, where it belongs and where to get it.
     """
-    folder, archive = data_dir / source.base_folder, data_dir / source.filename
-    unpacked = f"it unpacks to {folder}"
+    folder = find_home(data_dir, [source.base_folder], holds(source.meta["filename"]))
+    archive = find_home(data_dir, [""], holds(source.filename)) / source.filename
+    unpacked = f"it unpacks to {archive.parent / source.base_folder}"
     if not folder.is_dir():
+        folder = archive.parent / source.base_folder
         fetch(source.url, archive, source.tgz_md5, unpacked, download=download)
-        safe_extract(archive, data_dir)
+        safe_extract(archive, archive.parent)
     files = _Files(folder, by_hand(source.url, archive, source.tgz_md5, unpacked))
     known = 100 if issubclass(source, CIFAR100) else 10
     classes = files.class_names(source.meta["filename"], source.meta["md5"], source.meta["key"], known)

@@ -14,9 +14,11 @@ from .download import by_hand, fetch, safe_extract
 from .event_augment import dvs_cifar10_train
 from .events import DVS128, integrate, read_aedat2
 from .frames import build_aside, cached_frames, count_in_words, resize
+from .home import find_home, holds
 from .made_up_events import write_dvs_cifar10
 from .task import DataError, DataOptions, Split, Task
 
+HOME = "DVSCIFAR10"  # its folder
 SIZE = 48  # the paper's input size
 # class: (number of its archive, MD5), figshare article 4724671
 ARCHIVES = {
@@ -51,16 +53,17 @@ def dvs_cifar10(options: DataOptions) -> Task:
 
     Training frames are augmented with and without ``cutupmix_auto``, as published.
 
-    Looks for the class folders in ``DVSCIFAR10/``, in SpikingJelly's ``CIFAR10DVS/extract/`` and in ``data_dir``
-    itself; what is missing is fetched into ``DVSCIFAR10/``, where the frames are kept as well.
+    Looks for the class folders in ``DVSCIFAR10/`` and in SpikingJelly's ``CIFAR10DVS/extract/`` (see
+    :func:`find_home`); what is missing is fetched into ``DVSCIFAR10/``, where the frames are kept as well.
 
     Raises:
         DataError: if ``event_split`` is unknown, or files are missing or broken.
     """
     if options.event_split not in SPLITS:
         raise DataError(f"event_split {options.event_split!r} is unknown; known: {', '.join(SPLITS)}")
-    home = options.data_dir / "DVSCIFAR10"
-    files, labels, numbers = list_files(find_class_folders(options.data_dir, download=options.download))
+    events = find_class_folders(options.data_dir, download=options.download)
+    home = events if events.resolve().name == HOME else options.data_dir / HOME
+    files, labels, numbers = list_files(events)
     train, test, convention = split_by_number(numbers, options.event_split)
     load = cached_frames(home, files, partial(read_frames, T=options.T), T=options.T, size=SIZE, dtype=np.float32)
     return Task(
@@ -77,10 +80,14 @@ def dvs_cifar10(options: DataOptions) -> Task:
 
 def find_class_folders(data_dir: Path, *, download: bool) -> Path:
     """The folder that holds the ten class folders; classes that are nowhere are fetched into ``DVSCIFAR10/``."""
-    home = data_dir / "DVSCIFAR10"
-    for folder in (home, data_dir / "CIFAR10DVS" / "extract", data_dir):
-        if all((folder / name).is_dir() for name in CLASSES):
-            return folder
+
+    def is_whole(folder: Path) -> bool:
+        return all((folder / name).is_dir() for name in CLASSES)
+
+    whole = find_home(data_dir, [HOME, "CIFAR10DVS/extract"], is_whole)
+    if is_whole(whole):
+        return whole
+    home = find_home(data_dir, [HOME], holds(*CLASSES, *(f"download/{name}.zip" for name in CLASSES)))
     for name, (number, md5) in ARCHIVES.items():
         if (home / name).is_dir():
             continue

@@ -19,6 +19,7 @@ from .description import described
 from .dvs_cifar10 import CLASSES, OFFICIAL_COUNTS, SIZE
 from .event_augment import dvs_cifar10_pt_train
 from .frames import build_aside, count_in_words, resize_nearest
+from .home import find_home
 from .made_up_events import write_dvs_cifar10_pt
 from .task import DataError, DataOptions, Split, Task
 
@@ -46,7 +47,7 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
     Raises:
         DataError: if files are missing or broken, hold another T, or the same frames are in both splits.
     """
-    home = options.data_dir / "DVSCIFAR10-pt"
+    home = find_home(options.data_dir, ["DVSCIFAR10-pt"], lambda folder: any(folder.glob("train/*.pt")))
     files: list[Path] = []
     index: dict[str, dict[str, Entry]] = {}
     for split in ("train", "test"):

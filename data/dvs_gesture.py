@@ -14,6 +14,7 @@ from .description import described
 from .download import by_hand, fetch, safe_extract
 from .events import DVS128, integrate, read_aedat3, read_npz
 from .frames import build_aside, cached_frames, count_in_words
+from .home import find_home, holds
 from .made_up_events import write_dvs_gesture_events
 from .task import DataError, DataOptions, Split, Task
 
@@ -56,7 +57,7 @@ def dvs_gesture(options: DataOptions) -> Task:
     Raises:
         DataError: if files are missing or broken, or a clip stands on the wrong side of the split.
     """
-    home = find_home(options.data_dir)
+    home = find_gesture(options.data_dir)
     prepare_events(home)
     files, labels, is_test = list_clips(home / "events_np")
     train, test = (~is_test).nonzero().flatten(), is_test.nonzero().flatten()
@@ -76,15 +77,15 @@ def dvs_gesture(options: DataOptions) -> Task:
     )
 
 
-def find_home(data_dir: Path) -> Path:
-    """``dvsgesture/`` or ``DVS128Gesture/``, whichever holds any of the data."""
-    homes = [data_dir / "dvsgesture", data_dir / "DVS128Gesture"]
-    for home in homes:
-        if any((home / part).exists() for part in ("events_np", "extract/DvsGesture", "download/DvsGesture.tar.gz")):
-            return home
+def find_gesture(data_dir: Path) -> Path:
+    """``dvsgesture/`` or ``DVS128Gesture/``, whichever holds any of the data; see :func:`find_home`."""
+    is_home = holds("events_np", "extract/DvsGesture", "download/DvsGesture.tar.gz")
+    home = find_home(data_dir, ["dvsgesture", "DVS128Gesture"], is_home)
+    if is_home(home):
+        return home
     raise DataError(
         f"DVS128 Gesture (IBM, CC BY 4.0) is not in {data_dir} and must be fetched by hand: "
-        + by_hand(URL, homes[0] / "download" / "DvsGesture.tar.gz", MD5)
+        + by_hand(URL, home / "download" / "DvsGesture.tar.gz", MD5)
     )
 
 

@@ -28,6 +28,7 @@ from .augment import normalise
 from .batch_augment import BatchTransform
 from .description import described
 from .download import by_hand, fetch
+from .home import find_home, holds
 from .made_up_images import write_idx
 from .task import DataError, DataOptions, Split, Task
 
@@ -167,15 +168,13 @@ class IdxFolder:
 
 
 def find_folder(source: Source, data_dir: Path) -> Path:
-    """The folder with a data set's files: one of ``source.folders`` under ``data_dir``; ``data_dir`` itself, where it
-    was given one level too deep; one level further down; the package's. Where there is none, the first of these."""
-    below = [path for path in sorted(data_dir.iterdir()) if path.is_dir()] if data_dir.is_dir() else []
-    homes = [data_dir / folder for folder in source.folders]
-    homes += [data_dir, data_dir / "raw"]
-    homes += [path / folder for path in below for folder in source.folders]
-    homes += [source.package[1]] if source.package else []
+    """The folder with a data set's files, by :func:`find_home`; the package's if they are not under ``data_dir``."""
     names = [name for resource, _ in source.official.resources for name in (resource, resource.removesuffix(".gz"))]
-    return next((home for home in homes if any((home / name).is_file() for name in names)), homes[0])
+    is_home = holds(*names)
+    home = find_home(data_dir, source.folders, is_home)
+    if not is_home(home) and source.package is not None and is_home(source.package[1]):
+        return source.package[1]
+    return home
 
 
 def read_idx(source: Source, options: DataOptions) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:

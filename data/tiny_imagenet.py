@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from .augment import normalise, tiny_imagenet_train
 from .description import described
 from .download import by_hand, fetch, safe_extract
+from .home import find_home, holds
 from .made_up_images import write_tiny_imagenet
 from .task import DataError, DataOptions, Split, Task
 
@@ -62,21 +63,26 @@ def tiny_imagenet(options: DataOptions) -> Task:
 
 
 def find_folder(data_dir: Path, *, download: bool) -> Path:
-    """The unpacked data set: in ``data_dir`` or ``data_dir`` itself; else the archive is unpacked, else downloaded.
+    """The unpacked data set, by :func:`find_home`; else the archive is unpacked, else downloaded.
 
     Raises:
         DataError: if there is none and it cannot be had.
     """
-    folder = data_dir / FOLDER
+    folder = find_home(data_dir, [FOLDER], is_unpacked)
     if folder.is_dir():
         return folder
-    if (data_dir / "wnids.txt").is_file() or ((data_dir / "train").is_dir() and (data_dir / "val").is_dir()):
-        return data_dir
-    fetch(URL, data_dir / ARCHIVE, MD5, f"it unpacks to {folder}", download=download)
-    safe_extract(data_dir / ARCHIVE, data_dir)
+    archive = find_home(data_dir, [""], holds(ARCHIVE)) / ARCHIVE
+    folder = archive.parent / FOLDER
+    fetch(URL, archive, MD5, f"it unpacks to {folder}", download=download)
+    safe_extract(archive, archive.parent)
     if not folder.is_dir():
-        raise DataError(f"{data_dir / ARCHIVE} does not hold {FOLDER}/")
+        raise DataError(f"{archive} does not hold {FOLDER}/")
     return folder
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder looks like the data set: CIFAR-100 and others have a ``train`` too."""
+    return (folder / "wnids.txt").is_file() or ((folder / "train").is_dir() and (folder / "val").is_dir())
 
 
 def class_wnids(folder: Path) -> list[str]:

@@ -14,10 +14,10 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from torch import nn
-from tqdm import tqdm
 
 from models import build_like, replace_neurons
 from neurons import SpikingNeuron
+from utils.progress import progress
 
 Reset = float | None
 """A reset value: a number for the hard reset, None for the soft one."""
@@ -176,15 +176,17 @@ def calibrate(
     seen: dict[tuple[Reset, ...], Score] = {}
     names = list(neuron_layers(net))
 
-    def score_at(values: tuple[Reset, ...]) -> Score:
-        if values not in seen:
-            seen[values] = score(lif_twin(net, dict(zip(names, values, strict=True))))
-        return seen[values]
+    with progress((), "calibrate", len(resets) + 2 + passes * len(names), unit="step") as bar:
 
-    def everywhere(value: Reset) -> Score:
-        return score_at((value,) * len(names))
+        def score_at(values: tuple[Reset, ...]) -> Score:
+            if values not in seen:
+                seen[values] = score(lif_twin(net, dict(zip(names, values, strict=True))))
+                bar.update(0)  # a line may be due
+            return seen[values]
 
-    with tqdm(total=len(resets) + 2 + passes * len(names), desc="calibrate", leave=False, disable=None) as bar:
+        def everywhere(value: Reset) -> Score:
+            return score_at((value,) * len(names))
+
         network = resets[0]
         for value in resets:
             if everywhere(value).beats(everywhere(network)):

@@ -7,9 +7,8 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import TAU, build_neuron
+from neurons import TAU, build_neuron, unknown
 
-from .batch_norm import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
@@ -18,6 +17,7 @@ from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .sew_resnet import sew_resnet18
 from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
+from .statistics import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .temporal_norm import BATCH_NORMS, NORMS
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
@@ -29,6 +29,7 @@ __all__ = [
     "build_like",
     "build_model",
     "exchange_neurons",
+    "list_models",
     "published_norm",
     "recalibrate",
     "replace_neurons",
@@ -58,6 +59,11 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
 PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
+
+
+def list_models() -> list[str]:
+    """The names that :func:`build_model` knows."""
+    return list(MODELS)
 
 
 def published_norm(model: str) -> str:
@@ -102,10 +108,10 @@ def build_model(
         ValueError: if a name is unknown, the input is too small, or an option has no meaning for the neuron.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+        raise ValueError(unknown("model", name, MODELS))
     bn = published_norm(name) if bn is None else bn
     if bn not in BATCH_NORMS:
-        raise ValueError(f"unknown batch norm {bn!r}; known: {', '.join(BATCH_NORMS)}")
+        raise ValueError(unknown("batch norm", bn, BATCH_NORMS))
     make_neuron = partial(
         build_neuron,
         neuron,

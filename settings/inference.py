@@ -165,13 +165,11 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
             f"-neuron {run.neuron}: {run.resume} was trained with {run.trained_with}; its weights run as that or as LIF"
         )
     if run.trained_with not in WITH_LIF_TWIN and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
-        what = (
-            "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which learns more than LIF has"
-        )
-        raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF")
-    if run.trained_with not in (*WITH_LIF_TWIN, "relu") and (run.profile or run.export):
-        option = "-profile" if run.profile else "-export"
-        raise UsageError(f"{option} knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
+        what = "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which has no LIF twin"
+        raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF "
+                         f"(those of {', '.join(WITH_LIF_TWIN)} do)")  # fmt: skip
+    if run.trained_with not in (*WITH_LIF_TWIN, "relu") and run.export:
+        raise UsageError(f"-export knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
     if run.v_reset is not None and run.neuron not in HARD_RESET:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .distributed import Ranks
 from .finite import stop_if_loss_is_not_finite, stop_if_state_is_not_finite
 from .meter import Meter
+from .progress import Batches, progress
 from .seeding import seed_all
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
 
 
@@ -93,7 +92,8 @@ def train_step(state: TrainState, x_seq: Tensor, target: Tensor) -> None:
         logits = state.model(x_seq)
     loss = state.criterion(logits, target)
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
+    with state.ranks.waiting():  # gradients are averaged on the way
+        state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.meter.add(loss, logits, target, state.step)
@@ -164,13 +164,6 @@ def evaluate(
     stop_if_loss_is_not_finite(meter, f"the {title} set", net, x_seq)
     loss, accuracy = meter.over_ranks(sum_over_ranks).read()
     return {"loss": loss, "acc": accuracy}
-
-
-def progress(batches: Batches, title: str, steps: int, start: int = 0) -> tqdm:
-    """A progress bar that clears itself and is silent where nobody watches."""
-    return tqdm(
-        batches, desc=title, total=steps, initial=start, leave=False, dynamic_ncols=True, disable=None, unit="batch"
-    )
 
 
 @contextmanager
