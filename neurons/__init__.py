@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .base import Memory, SpikingNeuron
 from .clif import CLIF, clif_step
-from .defaults import TAU
+from .defaults import TAU, V_TH
 from .glif import GLIF
 from .ilif import ILIF
 from .klif import KLIF
@@ -35,6 +35,7 @@ __all__ = [
     "PSN",
     "SURROGATES",
     "TAU",
+    "V_TH",
     "Learned",
     "Memory",
     "ReLU",
@@ -82,7 +83,7 @@ def build_neuron(
     name: str,
     *,
     tau: float = TAU,
-    v_threshold: float = 1.0,
+    v_threshold: float = V_TH,
     v_reset: float | None = None,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,

@@ -10,7 +10,7 @@ import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-from .defaults import TAU
+from .defaults import TAU, V_TH
 from .ops import (
     Dynamics,
     Learned,
@@ -53,7 +53,7 @@ class SpikingNeuron(Memory):
     Args:
         tau: membrane time constant, in time steps, > 1.
         v_threshold: V_th.
-        v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
+        v_reset: value below V_th that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
         surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, ``"atan"``, or any differentiable x ↦ Θ(x)
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
@@ -85,7 +85,7 @@ class SpikingNeuron(Memory):
     def __init__(
         self,
         tau: float = TAU,
-        v_threshold: float = 1.0,
+        v_threshold: float = V_TH,
         *,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

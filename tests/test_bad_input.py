@@ -91,6 +91,7 @@ OPTIONS = {
     "-train_fraction 0.001": ("-train_fraction 0.001 leaves no samples",),
     "-val_split 0.01": ("-val_split 0.01 leaves no samples",),
     "-v_reset": ("-v_reset", "expected one argument"),
+    "-neuron LIF -v_reset 1": ("-v_reset", "< 1"),
     "-v_reset 0": ("-v_reset", "CLIF has no reset value", "LIF and PLIF"),
     "-neuron relu -v_reset 0": ("relu has no reset value",),
     "-batch 4": ("unknown option -batch",),

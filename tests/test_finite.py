@@ -9,6 +9,7 @@ from spikingjelly.activation_based import functional
 from data import DataError, Split
 from data.dvs_cifar10_pt import load_frames, read_pair
 from data.made_up_events import write_dvs_cifar10_pt
+from deploy.conversion import Score, climb, lif_twin
 from models import build_model
 from neurons import build_neuron
 from utils.engine import TrainState, evaluate, train_one_epoch
@@ -133,3 +134,27 @@ def test_a_pixel_that_is_no_number_names_its_file(tmp_path):
     for read in (lambda: read_pair(file), lambda: load_frames([file], 0)):
         with pytest.raises(DataError, match=r"0\.pt holds numbers that are not finite"):
             read()
+
+
+# -- a reset that takes u to the threshold or above it
+
+
+@pytest.mark.parametrize("v_reset", [1.0, 2.0, 3e38, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["LIF", "PLIF"])
+def test_a_reset_value_lies_below_the_threshold(name, v_reset):
+    with pytest.raises(ValueError, match=r"v_reset must be below V_th = 1, not"):
+        build_neuron(name, v_reset=v_reset)
+    with pytest.raises(ValueError, match="v_reset must be below V_th"):
+        lif_twin(network(), v_reset)
+    assert build_neuron(name, v_threshold=2.5, v_reset=1.0).v_reset == 1.0
+
+
+def test_calibration_climbs_no_higher_than_half_the_lowest_threshold():
+    tried = []
+
+    def score(value):
+        tried.append(value)
+        return Score(100 * value, 0.0)  # the higher, the better
+
+    assert climb(0.2, score, 0.02, 0.5) == pytest.approx(0.24)
+    assert max(tried) < 0.25 + 1e-9
