@@ -30,9 +30,9 @@ from utils.device import choose_device
 from utils.distributed import Ranks
 from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
 from utils.exit import one_line_errors
+from utils.finite import NonFiniteLossError
 from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.lost import RankLostError, naming_lost_ranks
-from utils.meter import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
 from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of

@@ -18,7 +18,7 @@ from .lif import LIF, lif_step
 from .memory import Memory
 from .names import unknown
 from .ops import BACKENDS, Learned
-from .options import TAU
+from .options import TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU
@@ -36,6 +36,7 @@ __all__ = [
     "PSN",
     "SURROGATES",
     "TAU",
+    "V_TH",
     "Learned",
     "Memory",
     "ReLU",
@@ -83,7 +84,7 @@ def build_neuron(
     name: str,
     *,
     tau: float = TAU,
-    v_threshold: float = 1.0,
+    v_threshold: float = V_TH,
     v_reset: float | None = None,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurons import HARD_RESET, WITH_LIF_TWIN
+from neurons import HARD_RESET, V_TH, WITH_LIF_TWIN
 from utils.cli import OneLineParser, UsageError, number
 
 from .option import NEEDED, SAVED
@@ -22,6 +22,7 @@ SOFT = "soft"
 WHOLE = math.inf  # -recalibrate_bn without a number: the whole training set
 TRAINED = {name: known for name, known in OPTIONS.items() if known.inference}  # settings of the training run
 KEPT = tuple(name for name, known in TRAINED.items() if known.inference in (NEEDED, SAVED))  # in a LIF checkpoint
+DRAWN = ("seed", "val_split", "train_fraction")  # what of the training set was trained on: a LIF checkpoint says it
 GROUPS = {
     "what to run": ("neuron", "v_reset", "model", "T", "tau", "bn", "bn_eval"),
     "data": ("dataset", "data_dir", "event_split", "no_download", "b", "j", "seed"),
@@ -44,7 +45,7 @@ HELP = {  # where an option means less here than in training
 
 def reset_value(text: str) -> str | float:
     """a number, or `soft`"""
-    return SOFT if text == SOFT else number(float)(text)
+    return SOFT if text == SOFT else number(float, below=V_TH)(text)
 
 
 def default_of(name: str) -> Any:
@@ -123,7 +124,10 @@ def settle(
     """
     settings = argparse.Namespace(**vars(args))
     own = checkpoint.get("settings", {})
-    own = {**(own if isinstance(own, dict) else {}), **{name: checkpoint[name] for name in KEPT if name in checkpoint}}
+    own = {
+        **(own if isinstance(own, dict) else {}),
+        **{name: checkpoint[name] for name in (*KEPT, *DRAWN) if name in checkpoint},
+    }
     settings.recorded = {**(config or {}), **own}
     recorded = dict(settings.recorded)
     layered = {name: recorded.pop(name) for name in ("tau", "v_reset") if isinstance(recorded.get(name), dict)}
@@ -150,6 +154,11 @@ def settle(
     if settings.v_reset == SOFT:
         settings.v_reset = None
     return settings
+
+
+def drawn_of(run: argparse.Namespace) -> dict[str, Any]:
+    """:data:`DRAWN` as the training had them, whatever the options say of this run's own draws."""
+    return {name: run.recorded.get(name, getattr(run, name)) for name in DRAWN}
 
 
 def check_request(run: argparse.Namespace, out_dir: Path) -> None:

@@ -41,7 +41,8 @@ class TritonKernels(NormKernels):
         kept = self.saved_for(inputs) if train else ()
         launch(
             forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, inputs.table, call.norm, inputs.states,
-            ends, kept, *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.constants,
+            ends, kept, *call.sizes, START=call.steps.start, STEP=call.steps.step, SHOW=not train, **call.constants,
+            **tile.constants,
         )  # fmt: skip
         return spikes, ends, kept
 
