@@ -17,7 +17,8 @@ from torch import nn
 from data.loader import build_loader
 from data.task import Split
 from models import STATISTICS, recalibrate, steps_known, use_statistics
-from models.batch_norm import NO_STATISTICS, batch_norms
+from models.batch_norm import NO_STATISTICS
+from models.statistics import batch_norms
 from utils.checkpoint import CheckpointError, read_checkpoint
 from utils.cli import UsageError
 from utils.curves import COLUMN

@@ -31,7 +31,8 @@ from data import DataError, build_dataset
 from data.loader import build_loader
 from data.task import Split
 from models import recalibrate, steps_known, use_statistics
-from models.batch_norm import BatchNorm2d, batch_norms
+from models.batch_norm import BatchNorm2d
+from models.statistics import batch_norms
 from settings.inference import inference_parser, settle
 from settings.rebuild import build_again, training_slice
 from settings.record import config_beside

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from neurons import TAU, build_neuron, unknown
 
-from .batch_norm import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .chain import snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
 from .mlp import SpikingMLP
@@ -18,6 +17,7 @@ from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .sew_resnet import sew_resnet18
 from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
+from .statistics import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
 from .temporal_norm import BATCH_NORMS, NORMS
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 

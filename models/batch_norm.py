@@ -3,28 +3,25 @@ in evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
-from spikingjelly.activation_based import base, functional
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from neurons import ops
+from neurons import Memory, ops
 
-from .recompute import recomputing
+from .recompute import RECOMPUTING
 
-STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
 OF_STEPS = ("running_mean_t", "running_var_t")
 
 
-class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
+class BatchNorm2d(nn.BatchNorm2d, Memory):
     """Batch norm that sees one time step at a time in training, as the published code does.
 
     Training statistics are per (step, channel). Two sets of running statistics follow them:
 
     - ``running_mean``, ``running_var`` [C], shared by all steps: updated T times a call, in time order. Published
-      checkpoints hold these, and evaluation uses them unless :func:`use_statistics` says otherwise.
+      checkpoints hold these, and evaluation uses them unless :func:`.statistics.use_statistics` says other.
     - ``running_mean_t``, ``running_var_t`` [T, C], of each step: updated once a call. They start as those of the first
       batch; until then they are None, and no part of the state dict.
 
@@ -36,7 +33,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
         merged: merge T into the batch before taking statistics. This is a different network, without statistics of
             each step.
 
-    ``sum_over_ranks`` is set by :func:`synchronise` where several processes share a batch.
+    ``sum_over_ranks`` is set by :func:`.statistics.synchronise` where several processes share a batch.
     """
 
     sum_over_ranks: ops.SumOverRanks | None = None
@@ -61,10 +58,6 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     def sees_steps(self) -> bool:
         """Whether the next call takes statistics of each step by itself."""
         return self.training and self.step_mode == "m" and not self.merged
-
-    def reset(self) -> None:
-        """The count of steps back to 0."""
-        self.t = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -164,7 +157,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     def _update(self, mean: Tensor, var: Tensor) -> None:
         """Update by mean and unbiased variance [T, C]: T updates r ← (1 − k)·r + k·r_t in time order are
         r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t."""
-        if recomputing():  # they have been updated once
+        if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
         T = mean.shape[0]
         kept = (1 - self.momentum) ** T
@@ -211,76 +204,3 @@ NO_STATISTICS = (
 def is_static(x_seq: Tensor) -> bool:
     """Whether x_seq [T, N, …] is one frame shown at every step (a view of stride 0 in time)."""
     return x_seq.stride(0) == 0 and x_seq.shape[0] > 1
-
-
-def batch_norms(net: nn.Module) -> list[BatchNorm2d]:
-    """The batch norms of a network, in the order of its modules."""
-    return [module for module in net.modules() if isinstance(module, BatchNorm2d)]
-
-
-def synchronise(net: nn.Module, sum_over_ranks: ops.SumOverRanks | None) -> None:
-    """Take the statistics of every batch norm over the whole batch, of which each process has a share.
-
-    Args:
-        sum_over_ranks: adds a tensor up over all processes, in place; None for one process.
-    """
-    for norm in batch_norms(net):
-        norm.sum_over_ranks = sum_over_ranks
-
-
-def steps_known(net: nn.Module) -> int:
-    """For how many steps every batch norm has running statistics of each step; 0 where one has none."""
-    return min(
-        (0 if norm.running_mean_t is None else norm.running_mean_t.shape[0] for norm in batch_norms(net)), default=0
-    )
-
-
-def use_statistics(net: nn.Module, which: str) -> None:
-    """Choose the running statistics that evaluation normalises with.
-
-    Args:
-        which: ``"shared"`` by all steps, the published code's, or ``"per_step"``, those of each step.
-
-    Raises:
-        ValueError: if ``which`` is unknown, or the network has none of each step.
-    """
-    if which not in STATISTICS:
-        raise ValueError(f"unknown statistics {which!r}; known: {', '.join(STATISTICS)}")
-    if which == "per_step" and not steps_known(net):
-        raise ValueError(NO_STATISTICS)
-    for norm in batch_norms(net):
-        norm.statistics = which
-
-
-@torch.no_grad()
-def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Take both kinds of running statistics again, as means over ``batches``; weights stay as they are.
-
-    Each step is normalised by its batch's statistics meanwhile, as in training; dropout is off.
-
-    Args:
-        batches: (x_seq [T, N, C, H, W], target) pairs of training data.
-
-    Raises:
-        ValueError: if there is no batch.
-    """
-    norms = batch_norms(net)
-    training, momenta = net.training, [norm.momentum for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.forget()
-        norm.train()
-    seen = 0
-    for x_seq, _ in batches:
-        seen += 1
-        for norm in norms:
-            norm.momentum = 1 / seen
-        net(x_seq)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        if norm.running_mean_t is not None and norm.running_var_t is not None:
-            norm.running_mean.copy_(norm.running_mean_t.mean(0))
-            norm.running_var.copy_(norm.running_var_t.mean(0))
-    net.train(training)
-    if not seen:
-        raise ValueError("no batch to take statistics of")

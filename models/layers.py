@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from neurons import NEURONS, ReLU, SpikingNeuron
 
-from .batch_norm import BatchNorm2d, is_static
+from .batch_norm import BatchNorm2d
 from .recompute import recompute
 
 
@@ -23,7 +23,7 @@ class Conv2d(layer.Conv2d):
     """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.step_mode == "m" and is_static(x):
+        if self.step_mode == "m" and x.stride(0) == 0:
             y = self._conv_forward(x[0], self.weight, self.bias)
             return y.expand(x.shape[0], *y.shape)
         return super().forward(x)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .base import SpikingNeuron
+from .base import Memory, SpikingNeuron
 from .clif import CLIF, clif_step
 from .defaults import TAU
 from .glif import GLIF
@@ -36,6 +36,7 @@ __all__ = [
     "SURROGATES",
     "TAU",
     "Learned",
+    "Memory",
     "ReLU",
     "SpikingNeuron",
     "build_neuron",

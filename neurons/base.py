@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from .ops import (
     Learned,
     SumOverRanks,
     choose_backend,
+    chosen_backend,
     fire,
     fire_windowed,
     norm_and_fire,
@@ -24,7 +26,15 @@ from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .options import DEFAULTS, check_computation, check_options, first_value, takes
 
 
-class SpikingNeuron(base.MemoryModule):
+class Memory(base.MemoryModule):
+    """SpikingJelly's module with memories that start as numbers; their reset is one that torch.compile can follow."""
+
+    def reset(self) -> None:
+        """All memories back to their start."""
+        self._memories.update(self._memories_rv)
+
+
+class SpikingNeuron(Memory):
     """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
 
     A neuron declares, as attributes of its class:
@@ -139,10 +149,6 @@ class SpikingNeuron(base.MemoryModule):
         pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
         return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
 
-    def reset(self) -> None:
-        """All states back to their start."""
-        self._memories.update(self._memories_rv)  # numbers: nothing to copy, which torch.compile could not follow
-
     def dynamics(self) -> Dynamics:
         """The step with all that it is called with: what everything else is derived from."""
         settings = self.options if self.settings is None else self.settings
@@ -160,6 +166,10 @@ class SpikingNeuron(base.MemoryModule):
     def learned_values(self) -> tuple[Tensor, ...]:
         """The learned parameters, in the order of the step's arguments."""
         return tuple(getattr(self, each.name) for each in self.learned)
+
+    def table(self, dynamics: Dynamics) -> Tensor | None:
+        """The learned parameters as kernels take them; None where nothing is learned."""
+        return parameter_table(dynamics, self.learned_values()) if self.learned else None
 
     def advance(self, c: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """One time step with this neuron's settings: c and states [N, *] → spikes, states [N, *]."""
@@ -205,13 +215,13 @@ class SpikingNeuron(base.MemoryModule):
         return self._fire(x_seq, (), last=False)[0]
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dynamics, learned = self.dynamics(), self.learned_values()
+        dynamics = self.dynamics()
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
-            return fire_windowed(x_seq, parameter_table(dynamics, learned), states, dynamics, self.bptt_k)
+            return fire_windowed(x_seq, self.table(dynamics), states, dynamics, self.bptt_k)
         backend = self.backend_for(x_seq)
         if backend == "reference":
-            return unrolled(x_seq, learned, states, dynamics)
-        return fire(x_seq, parameter_table(dynamics, learned), states, dynamics, self.declared, backend, last)
+            return unrolled(x_seq, self.learned_values(), states, dynamics)
+        return fire(x_seq, self.table(dynamics), states, dynamics, self.declared, backend, last)
 
     def can_fuse(self, x_seq: Tensor) -> bool:
         """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
@@ -219,9 +229,8 @@ class SpikingNeuron(base.MemoryModule):
 
     def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         """Spikes of the current scale·x + shift, from a fresh state; scale and shift are [T, C]."""
-        dynamics = self.dynamics()
-        table, backend = parameter_table(dynamics, self.learned_values()), self.backend_for(x_seq)
-        return fire(x_seq, table, (), dynamics, self.declared, backend, False, norm)[0]
+        dynamics, backend = self.dynamics(), self.backend_for(x_seq)
+        return fire(x_seq, self.table(dynamics), (), dynamics, self.declared, backend, False, norm)[0]
 
     def fire_normed(
         self,
@@ -233,8 +242,8 @@ class SpikingNeuron(base.MemoryModule):
         sum_over_ranks: SumOverRanks | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Spikes of x normalised by its own statistics, from a fresh state; see :func:`neurons.ops.norm_and_fire`."""
-        dynamics = self.dynamics()
-        table, backend = parameter_table(dynamics, self.learned_values()), self.backend_for(x_seq)
+        dynamics, backend = self.dynamics(), self.backend_for(x_seq)
+        table = self.table(dynamics)
         return norm_and_fire(x_seq, weight, bias, eps, table, dynamics, self.declared, backend, merged, sum_over_ranks)
 
     def backend_for(self, x_seq: Tensor) -> str:
@@ -243,7 +252,12 @@ class SpikingNeuron(base.MemoryModule):
         Raises:
             ValueError: if ``backend`` names one that cannot.
         """
-        return "reference" if self.bptt_k is not None else choose_backend(self.backend, x_seq, self.dynamics())
+        if self.bptt_k is not None:
+            return "reference"
+        asked = (self.backend, x_seq.dtype, x_seq.device, isinstance(self.surrogate, str))
+        if torch.compiler.is_compiling():
+            return choose_backend(*asked, transformed=False)
+        return chosen_backend(*asked, transformed=torch._C._functorch.peek_interpreter_stack() is not None)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: states as numbers, without the graph that they came from."""

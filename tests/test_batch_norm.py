@@ -5,8 +5,9 @@ import torch
 from spikingjelly.activation_based import functional
 
 from models import build_model, recalibrate, steps_known, use_statistics
-from models.batch_norm import NO_STATISTICS, BatchNorm2d, batch_norms
+from models.batch_norm import NO_STATISTICS, BatchNorm2d
 from models.layers import norm_and_fire
+from models.statistics import batch_norms
 from neurons import build_neuron
 from utils.checkpoint import load_weights, save_checkpoint
 

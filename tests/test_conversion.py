@@ -12,7 +12,7 @@ import torch
 from deploy import table8
 from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from models import build_model, steps_known, use_statistics
-from models.batch_norm import batch_norms
+from models.statistics import batch_norms
 from tests.golden.fill import fill_, normal
 from tests.test_golden import build, input_and_labels
 from utils.checkpoint import load_weights, save_checkpoint

@@ -7,7 +7,7 @@ import torch
 
 from figures import evaluation_gap as gap
 from models import build_model, recalibrate, use_statistics
-from models.batch_norm import batch_norms
+from models.statistics import batch_norms
 from reproduction.recipe import load_recipes
 from tests.helpers import run_training
 

@@ -4,11 +4,12 @@ import inspect
 import subprocess
 import time
 import warnings
+from functools import cache
 
 import pytest
 import torch
 
-from neurons import CLIF, GLIF, LIF, NEURONS, PSN, SpikingNeuron, build_neuron, clif
+from neurons import CLIF, GLIF, LIF, NEURONS, PSN, SpikingNeuron, base, build_neuron, clif
 from neurons.ops import DerivationError, backends, gradient_by_lag
 from neurons.ops.c_build import compiler
 from tests.helpers import ROOT
@@ -183,9 +184,9 @@ def test_the_literatures_convention_is_an_option():
 
 
 def test_without_a_compiler_it_is_said_once_with_the_remedy(monkeypatch):
-    backends._why_not.cache_clear()
     backends.WARNED.clear()
-    monkeypatch.setattr(backends, "_why_not", lambda backend: "backend c wants a C compiler: install gcc or clang")
+    monkeypatch.setattr(backends, "why_not", lambda backend: "backend c wants a C compiler: install gcc or clang")
+    monkeypatch.setattr(base, "chosen_backend", cache(backends.choose_backend))  # none chosen yet
     x = current(3, 2, 5)
     with pytest.warns(UserWarning, match=r"install gcc or clang.*reference, which is slower") as said:
         assert [CLIF().backend_for(x) for _ in range(3)] == ["reference"] * 3

@@ -1,12 +1,13 @@
 """All that is derived from a neuron's step: its derivative, fused kernels for each device, operators of torch."""
 
-from .backends import BACKENDS, canonical, choose_backend
+from . import operators  # noqa: F401  (registers them)
+from .backends import BACKENDS, canonical, choose_backend, chosen_backend
 from .derive import derive
 from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
-from .norm import SumOverRanks, norm_over_ranks, scale_and_shift
+from .norm import SumOverRanks, scale_and_shift
 from .reference import unrolled
-from .sequence import fire, norm_and_fire
+from .sequence import fire, norm_and_fire, norm_over_ranks
 from .trace import DerivationError
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "SumOverRanks",
     "canonical",
     "choose_backend",
+    "chosen_backend",
     "derive",
     "fire",
     "fire_windowed",

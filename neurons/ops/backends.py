@@ -12,46 +12,24 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .dynamics import Dynamics
-from .norm import SumOverRanks
+from .dynamics import Inputs
+from .norm import Norm
 
 SPELLINGS = {"torch": "reference", "compile": "c"}  # what some were once called
 BACKENDS = ("auto", "reference", "c", "triton", *SPELLINGS)
 FUSED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 Tensors = tuple[Tensor, ...]
+Function = TypeVar("Function", bound=Callable)
 
 
 class Kernels(Protocol):
-    """What a fused back end offers.
+    """What a fused back end offers. Gradients of states and tables are float32, like these."""
 
-    x is [T, …], of :data:`FUSED_DTYPES`; all frames x[t], states and their gradients have one dense memory layout, with
-    channels last where there is a norm or a parameter per channel. ``table`` holds the learned parameters
-    (:func:`.dynamics.parameter_table`); states and tables are float32. ``states`` is empty for a sequence that starts
-    afresh. ``norm`` is the scale and shift [T, C] that x is normalised with on its way in, or None.
-    """
-
-    def forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        norm: Tensors | None,
-        last: bool,
-        train: bool,
-    ) -> tuple[Tensor, Tensors, Tensors]:
+    def forward(self, inputs: Inputs, last: bool, train: bool) -> tuple[Tensor, Tensors, Tensors]:
         """→ spikes like x, the last states (if ``last``), what to save for the backward besides x (if ``train``)."""
 
     def backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        saved: Tensors,
-        norm: Tensors | None,
-        g_s: Tensor,
-        g_last: Tensors,
+        self, inputs: Inputs, saved: Tensors, g_s: Tensor, g_last: Tensors
     ) -> tuple[Tensor, Tensor | None, Tensors, Tensors | None]:
         """→ g_c like x (g of the normalised current), g_table, g_states (if there are any), and with a norm
         Σ g_c and Σ g_c·x of each (t, c) [T, C]. ``g_last`` is empty where no gradient comes to the last states."""
@@ -63,36 +41,15 @@ class Kernels(Protocol):
         """a·g_y + A·x + B like x, the factors [T, C]."""
 
     def norm_forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        table: Tensor | None,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
-        train: bool,
+        self, inputs: Inputs, norm: Norm, train: bool
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, Tensors]:
         """See :class:`.norm.NormKernels`, and for the next."""
 
     def norm_backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        n: int | Tensor,
-        table: Tensor | None,
-        saved: Tensors,
-        g_s: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks | None,
+        self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]: ...
 
-    def saved_for(self, dynamics: Dynamics, x: Tensor) -> Tensors:
+    def saved_for(self, inputs: Inputs) -> Tensors:
         """Tensors like those that a forward in training saves besides x; x may be fake."""
 
 
@@ -107,24 +64,32 @@ def canonical(backend: str) -> str:
     return SPELLINGS.get(backend, backend)
 
 
-def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
-    """The back end that computes this input: what was asked for, or with ``auto`` the fastest that can:
+def constant_to_compile(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_to_compile
+def choose_backend(backend: str, dtype: torch.dtype, device: torch.device, named: bool, transformed: bool) -> str:
+    """The back end that computes an input: what was asked for, or with ``auto`` the fastest that can:
     Triton on CUDA, C on a CPU with a compiler, the reference for the rest (float64, other devices, surrogates of your
     own, torch.func).
+
+    Args:
+        dtype, device: the input's. named: whether the surrogate is a key of ``SURROGATES``.
+        transformed: whether torch.func (grad, vmap, …) is at work.
 
     Raises:
         ValueError: if what was asked for cannot compute it. Nothing is switched silently: where ``auto`` misses a
             compiler, it says so once.
     """
     backend = canonical(backend)
-    named = isinstance(dynamics.surrogate, str)
-    fits = x.dtype in FUSED_DTYPES and named
-    device = x.device.type
-    transformed = in_transform()
+    fits = dtype in FUSED_DTYPES and named
     if backend == "auto" and transformed:
         return "reference"
     if backend == "auto":
-        there = {"cuda": "triton", "cpu": "c"}.get(device)
+        there = {"cuda": "triton", "cpu": "c"}.get(device.type)
         return there if there is not None and fits and is_installed(there) else "reference"
     if backend == "reference":
         return backend
@@ -132,31 +97,19 @@ def choose_backend(backend: str, x: Tensor, dynamics: Dynamics) -> str:
         raise ValueError(f"backend {backend} goes through no functional transform (grad, vmap, …); take the reference")
     if not fits:
         raise ValueError(f"backend {backend} has float32, float16, bfloat16 and named surrogates; take the reference")
-    if backend == "c" and device != "cpu":
-        raise ValueError(f"backend c is for the CPU, and the input is on {x.device}")
-    if backend == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ValueError(f"backend triton is for CUDA, and the input is on {x.device}")
+    if backend == "c" and device.type != "cpu":
+        raise ValueError(f"backend c is for the CPU, and the input is on {device}")
+    if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f"backend triton is for CUDA, and the input is on {device}")
     missing = why_not(backend)
     if missing:
         raise ValueError(missing)
     return backend
 
 
-Function = TypeVar("Function", bound=Callable)
+chosen_backend = cache(choose_backend)  # the same again for the same input; torch.compile looks through no cache
 
 
-def constant_to_compile(function: Function) -> Function:
-    """``torch.compiler.assume_constant_result`` without its import of the whole compiler, which takes 2 s."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-def in_transform() -> bool:
-    """Whether torch.func (grad, vmap, …) is at work."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-@constant_to_compile
 def is_installed(backend: str) -> bool:
     """Whether what a back end needs is here; where it is not, a warning says once what would mend it."""
     missing = why_not(backend)
@@ -169,18 +122,13 @@ def is_installed(backend: str) -> bool:
 WARNED: set[str] = set()
 
 
-@constant_to_compile
+@cache
 def why_not(backend: str) -> str:
     """What a back end lacks on this machine, in words; empty if nothing."""
-    return _why_not(backend)
-
-
-@cache
-def _why_not(backend: str) -> str:
     if backend == "triton":
         return "" if find_spec("triton") else "backend triton wants the package triton: pip install triton"
     from .c_build import BuildError
-    from .c_launch import norm_library
+    from .c_source import norm_library
 
     try:
         norm_library()

@@ -17,11 +17,6 @@ def is_dense(frame: Tensor) -> bool:
     return True
 
 
-def same_layout(y: Tensor, x: Tensor) -> bool:
-    """Whether y's frames have the memory layout of x's and follow each other without a gap."""
-    return y.stride()[1:] == x.stride()[1:] and y.stride(0) == x[0].numel()
-
-
 def laid_out_like(frame: Tensor, y: Tensor) -> Tensor:
     """y […] in the memory layout of a dense frame […]: all that the kernels address is flat memory."""
     if y.stride() == frame.stride():

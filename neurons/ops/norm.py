@@ -14,15 +14,32 @@ processes, one each way. Those of ∂L/∂weight and ∂L/∂bias stay local, li
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .dynamics import Dynamics
+from .dynamics import Inputs
 
 SumOverRanks = Callable[[Tensor], None]
 """Adds a tensor up over all processes that share a batch, in place."""
+
+
+class Norm(NamedTuple):
+    """A batch norm by the statistics of its own batch.
+
+    Args:
+        weight, bias: [C]. eps: ε.
+        merged: T belongs to the batch, and a statistic to a channel alone.
+        sum_over_ranks: where x is a share of the batch; None for one process.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    merged: bool = False
+    sum_over_ranks: SumOverRanks | None = None
+
 
 RANKS: dict[str, SumOverRanks] = {}  # by name: an operator's arguments are tensors, numbers and strings
 
@@ -113,54 +130,42 @@ class NormKernels:
     combine: Callable[..., Any]
 
     def norm_forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        table: Tensor | None,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
-        train: bool,
+        self, inputs: Inputs, norm: Norm, train: bool
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, tuple[Tensor, ...]]:
         """→ spikes, mean and biased variance [T, C] ([1, C] if merged), the n behind each, what to save besides."""
+        x = inputs.x
         mean, var = self.statistics(x)
         of_share = x[0].numel() // x.shape[2]
-        if merged:
+        if norm.merged:
             (mean, var), of_share = over_steps(mean, var), of_share * x.shape[0]
         n: int | Tensor = of_share
-        if sum_over_ranks is not None:
-            mean, var, n = over_ranks(mean, var, of_share, sum_over_ranks)
-        norm = tuple(t.expand(x.shape[0], -1) for t in scale_and_shift(mean, var, weight, bias, eps))
-        spikes, _, saved = self.forward(dynamics, x, table, (), norm, False, train)
+        if norm.sum_over_ranks is not None:
+            mean, var, n = over_ranks(mean, var, of_share, norm.sum_over_ranks)
+        terms = scale_and_shift(mean, var, norm.weight, norm.bias, norm.eps)
+        inputs = inputs._replace(norm=tuple(term.expand(x.shape[0], -1) for term in terms))
+        spikes, _, saved = self.forward(inputs, False, train)
         return spikes, mean, var, n, saved
 
     def norm_backward(
         self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        inputs: Inputs,
+        norm: Norm,
         mean: Tensor,
         var: Tensor,
         n: int | Tensor,
-        table: Tensor | None,
         saved: tuple[Tensor, ...],
         g_s: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """→ gradients of x, weight, bias and the table of learned parameters."""
-        T = x.shape[0]
-        scale, shift = scale_and_shift(mean, var, weight, bias, eps)
-        norm = (scale.expand(T, -1), shift.expand(T, -1))
-        g_y, g_table, _, (sum_g, sum_gx) = self.backward(dynamics, x, table, (), saved, norm, g_s, ())
+        x, T = inputs.x, inputs.x.shape[0]
+        scale, shift = scale_and_shift(mean, var, norm.weight, norm.bias, norm.eps)
+        inputs = inputs._replace(norm=(scale.expand(T, -1), shift.expand(T, -1)))
+        g_y, g_table, _, (sum_g, sum_gx) = self.backward(inputs, saved, g_s, ())
         if mean.shape[0] < T:  # merged
             sum_g, sum_gx = sum_g.sum(0, keepdim=True), sum_gx.sum(0, keepdim=True)
-        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, eps, n, sum_over_ranks)
+        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, norm.eps, n, norm.sum_over_ranks)
         g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
-        return g_x, sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), g_table
+        return g_x, sum_gxhat.sum(0).to(norm.weight.dtype), sum_g.sum(0).to(norm.bias.dtype), g_table
 
 
 class NormSequence(torch.autograd.Function):
@@ -184,35 +189,6 @@ class NormSequence(torch.autograd.Function):
         A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, ctx.eps, n, ctx.sum_over_ranks)
         g_x = per_channel(scale) * g_y + per_channel(A) * wide + per_channel(B)
         return g_x.to(x.dtype), sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), None, None
-
-
-def norm_over_ranks(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, sum_over_ranks: SumOverRanks
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Batch norm per step of a batch that several processes share, without the neuron.
-
-    Args:
-        x: [T, N, C, H, W], this process's share. weight, bias: the norm's, [C]. eps: its ε.
-
-    Returns:
-        y like x, and mean, biased variance [T, C] and n of the whole batch.
-    """
-    check_norm(x, weight, bias)
-    return NormSequence.apply(x, weight, bias, eps, sum_over_ranks)
-
-
-def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
-    """Refuse a norm of other channels than those of x [T, N, C, H, W]: one of a single channel would broadcast.
-
-    Raises:
-        ValueError: naming both.
-    """
-    for name, term in (("weight", weight), ("bias", bias)):
-        if term.shape != x.shape[2:3] or term.device != x.device:
-            raise ValueError(
-                f"the norm's {name} is {list(term.shape)} on {term.device}, and the input has {x.shape[2]} channels "
-                f"on {x.device}"
-            )
 
 
 def per_channel(terms: Tensor) -> Tensor:

@@ -13,66 +13,19 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernels
-from .dynamics import named, spell
-from .layout import empty_frames, empty_state, laid_out_like, same_layout
-from .norm import RANKS
+from .dynamics import Inputs, named
+from .layout import empty_frames, empty_state
+from .nodes import (
+    NAMESPACE,
+    fire_gradients,
+    norm_fire_gradients,
+    run_fire,
+    run_fire_backward,
+    run_norm_fire,
+    run_norm_fire_backward,
+)
 
-NAMESPACE = __package__.partition(".")[0]  # neurons here, clif_neurons where it is installed
 ONCE = "fused neurons can be differentiated once; take backend reference for a second derivative"
-Tensors = tuple[Tensor, ...]
-
-
-# ---- what the operators do, on dynamics
-
-
-def run_fire(x, table, states, scale, shift, dynamics, backend, last, train):
-    """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
-    norm = None if scale is None else (scale, shift)
-    spikes, ends, saved = load_kernels(backend).forward(dynamics, x, table, tuple(states), norm, last, train)
-    return [spikes, *ends, *saved]
-
-
-def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
-    """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
-    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
-    g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
-    g_c, g_table, g_states, sums = kernels.backward(
-        dynamics, x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
-    )
-    of_table = () if table is None else (g_table,)
-    if norm is None:
-        return [g_c, *g_states, *of_table]
-    assert sums is not None
-    sum_g, sum_gx = sums
-    zero = torch.zeros_like(scale)
-    g_x = kernels.combine(g_c, x, scale, zero, zero)
-    return [g_x, *g_states, *of_table, sum_gx.clone(), sum_g.clone()]  # not two views of one
-
-
-def run_norm_fire(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
-    """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
-    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
-        dynamics, x, weight, bias, table, eps, merged, RANKS.get(ranks), train
-    )
-    n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
-    return [spikes, mean, var, n, *saved]
-
-
-def run_norm_fire_backward(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
-    """→ gradients of x, weight, bias, and the table, if there is one."""
-    g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
-        dynamics, x, weight, bias, mean, var, n, table, tuple(saved), frames_like(x, g_spikes), eps, RANKS.get(ranks)
-    )
-    return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
-
-
-def frames_like(x: Tensor, g: Tensor) -> Tensor:
-    """A gradient [T, …] in x's dtype and the layout of its frames."""
-    g = g.to(x.dtype)
-    return g if same_layout(g, x) else empty_frames(x).copy_(g)
-
-
-# ---- the operators
 
 
 @torch.library.custom_op(
@@ -88,7 +41,7 @@ def fire_op(x, table, states, scale, shift, dynamics, backend, last, train):
 @fire_op.register_fake
 def _(x, table, states, scale, shift, dynamics, backend, last, train):
     ends = [empty_state(x) for _ in named(dynamics).states] if last else []
-    return [empty_frames(x), *ends, *(load_kernels(backend).saved_for(named(dynamics), x) if train else ())]
+    return [empty_frames(x), *ends, *(load_kernels(backend).saved_for(Inputs(named(dynamics), x)) if train else ())]
 
 
 @torch.library.custom_op(
@@ -109,26 +62,13 @@ def _(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend
 
 def save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, table, states, scale, shift, ctx.dynamics, ctx.backend, last, _ = inputs
-    dynamics = named(ctx.dynamics) if isinstance(ctx.dynamics, str) else ctx.dynamics
-    ctx.states, ctx.first = len(states), 1 + (len(dynamics.states) if last else 0)
+    ctx.states, ctx.outputs = len(states), 1 + (len(named(ctx.dynamics).states) if last else 0)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.first :])
+    ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.outputs :])
 
 
-def fire_gradients(ctx: Any, grads: list[Tensor | None]) -> tuple:
-    x, table, scale, shift, *rest = ctx.saved_tensors
-    states, saved = rest[: ctx.states], rest[ctx.states :]
-    g_spikes, *g_last = grads[: ctx.first]
-    if all(g is None for g in g_last):
-        g_last = []
-    g_last = [empty_state(x).zero_() if g is None else g for g in g_last]
-    g_spikes = torch.zeros_like(x) if g_spikes is None else g_spikes
-    backward = chosen(ctx, fire_backward_op, run_fire_backward)
-    out = backward(x, table, states, saved, scale, shift, g_spikes, g_last, ctx.dynamics, ctx.backend)
-    g_x, g_states, rest = out[0], out[1 : 1 + ctx.states], out[1 + ctx.states :]
-    g_table = None if table is None else rest.pop(0)
-    g_scale, g_shift = (None, None) if scale is None else rest
-    return g_x, g_table, g_states, g_scale, g_shift, None, None, None, None
+def gradients_of_fire(ctx: Any, grads: list[Tensor | None]) -> tuple:
+    return *fire_gradients(ctx, grads, fire_backward_op, ctx.dynamics), None, None, None, None
 
 
 @torch.library.custom_op(
@@ -146,7 +86,13 @@ def _(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
     steps = 1 if merged else x.shape[0]
     mean, var = (torch.empty(steps, x.shape[2], dtype=torch.float32, device=x.device) for _ in range(2))
     n = torch.empty((), dtype=torch.float64, device=x.device)
-    return [empty_frames(x), mean, var, n, *(load_kernels(backend).saved_for(named(dynamics), x) if train else ())]
+    return [
+        empty_frames(x),
+        mean,
+        var,
+        n,
+        *(load_kernels(backend).saved_for(Inputs(named(dynamics), x)) if train else ()),
+    ]
 
 
 @torch.library.custom_op(
@@ -173,23 +119,9 @@ def save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
 
 
-def norm_fire_gradients(ctx: Any, grads: list[Tensor]) -> tuple:
-    x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
-    backward = chosen(ctx, norm_fire_backward_op, run_norm_fire_backward)
-    settings = (ctx.eps, ctx.ranks, ctx.dynamics, ctx.backend)
-    out = backward(x, weight, bias, mean, var, n, table, saved, grads[0], *settings)
-    g_table = out[3] if len(out) > 3 else None
-    return *out[:3], g_table, None, None, None, None, None, None
-
-
-def chosen(ctx: Any, op: Any, run: Any) -> Any:
-    """The operator of a gradient, or what it does without the detour where nobody looks."""
-    if isinstance(ctx.dynamics, str):
-        return op
-    if torch.is_grad_enabled():  # a second derivative is prepared, which the operator refuses when it comes
-        ctx.dynamics = spell(ctx.declared, ctx.dynamics)
-        return op
-    return run
+def gradients_of_norm_fire(ctx: Any, grads: list[Tensor]) -> tuple:
+    gradients = norm_fire_gradients(ctx, grads[0], norm_fire_backward_op, ctx.dynamics)
+    return *gradients, None, None, None, None, None, None
 
 
 def _refuse(ctx: Any, grads: Any) -> None:
@@ -209,8 +141,8 @@ def _without_autocast(op: Any) -> None:
 
 
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-fire_op.register_autograd(fire_gradients, setup_context=save_fire)
-norm_fire_op.register_autograd(norm_fire_gradients, setup_context=save_norm_fire)
+fire_op.register_autograd(gradients_of_fire, setup_context=save_fire)
+norm_fire_op.register_autograd(gradients_of_norm_fire, setup_context=save_norm_fire)
 for _op in (fire_backward_op, norm_fire_backward_op):
     _op.register_autograd(_refuse)
 for _op in (fire_op, norm_fire_op, fire_backward_op, norm_fire_backward_op):

@@ -1,12 +1,11 @@
-"""Sequences through the fused kernels: by torch's operators, or by an autograd node that does the same directly.
+"""Sequences through the fused kernels: checked, laid out in memory, and computed by one node of the graph.
 
-An operator of torch.library costs a quarter of a millisecond a call, more than a small layer does. Where nobody looks
-at operators (no compiler, no fake tensors) the node takes its place.
+The node is an operator of torch (:mod:`.operators`) where somebody looks at operators: a compiler, fake tensors. An
+operator costs a quarter of a millisecond a call, more than a small layer does. So elsewhere a node of autograd does the
+same directly (:mod:`.nodes`).
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,62 +13,10 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from .dynamics import Dynamics, check_table, first_states, spell
 from .layout import channels_last, is_dense, laid_out_like
-from .norm import SumOverRanks, check_norm, name_of
-from .operators import (
-    fire_gradients,
-    fire_op,
-    norm_fire_gradients,
-    norm_fire_op,
-    run_fire,
-    run_norm_fire,
-    save_fire,
-    save_norm_fire,
-)
+from .nodes import OPERATORS, Fire, NormFire
+from .norm import NormSequence, SumOverRanks, name_of
 
 Tensors = tuple[Tensor, ...]
-
-
-class FireNow(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, declared, dynamics, backend, last, x, table, scale, shift, *states):
-        inputs = (x, table, states, scale, shift, dynamics, backend, last, any(ctx.needs_input_grad))
-        out = run_fire(*inputs)
-        ctx.declared = declared
-        save_fire(ctx, inputs, out)
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        g_x, g_table, g_states, g_scale, g_shift, *_ = fire_gradients(ctx, list(grads))
-        return None, None, None, None, g_x, g_table, g_scale, g_shift, *g_states
-
-
-class NormFireNow(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, declared, dynamics, backend, eps, merged, ranks, x, weight, bias, table):
-        inputs = (x, weight, bias, table, eps, merged, ranks, dynamics, backend, any(ctx.needs_input_grad))
-        out = run_norm_fire(*inputs)
-        ctx.declared = declared
-        save_norm_fire(ctx, inputs, out)
-        ctx.mark_non_differentiable(*out[1:])
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        g_x, g_weight, g_bias, g_table, *_ = norm_fire_gradients(ctx, list(grads))
-        return None, None, None, None, None, None, g_x, g_weight, g_bias, g_table
-
-
-def is_watched(x: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode."""
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode()
-
-
-def prepared(x: Tensor, dynamics: Dynamics, norm: bool) -> Tensor:
-    """x [T, …] in a layout that kernels take: dense frames, channels last where channels differ."""
-    if norm or dynamics.per_channel:
-        return channels_last(x)
-    return x if is_dense(x[0]) else x.contiguous()
 
 
 def fire(
@@ -91,18 +38,19 @@ def fire(
         backend: ``"c"`` or ``"triton"``.
         norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
     """
-    check_table(table, x)
-    x = prepared(x, dynamics, norm is not None)
+    if table is not None:
+        check_table(table, x)
+    scale, shift = norm or (None, None)
+    if scale is not None and shift is not None:
+        check_norm(x, scale[0], shift[0])
+    x = prepared(x, scale is not None or dynamics.per_channel)
     states = first_states(dynamics, states, x[0]) if states else ()
     states = tuple(laid_out_like(x[0], state) for state in states)
-    scale, shift = norm or (None, None)
-    if norm is not None:
-        check_norm(x, norm[0][0], norm[1][0])
     if is_watched(x):
         train = torch.is_grad_enabled()
-        out = fire_op(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
+        out = OPERATORS.fire(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
     else:
-        out = FireNow.apply(name, dynamics, backend, last, x, table, scale, shift, *states)
+        out = Fire.apply(name, dynamics, backend, last, x, table, scale, shift, *states)
     return out[0], tuple(out[1 : 1 + len(dynamics.states)]) if last else ()
 
 
@@ -129,13 +77,55 @@ def norm_and_fire(
     Returns:
         spikes like x, the mean and biased variance of each (t, c), [T, C] ([1, C] if merged), and the n behind each.
     """
-    check_table(table, x)
+    if table is not None:
+        check_table(table, x)
     check_norm(x, weight, bias)
-    ranks, x = name_of(sum_over_ranks), prepared(x, dynamics, True)
+    x, ranks = prepared(x, True), "" if sum_over_ranks is None else name_of(sum_over_ranks)
     if is_watched(x):
         spelt, train = spell(name, dynamics), torch.is_grad_enabled()
-        out = norm_fire_op(x, weight, bias, table, eps, merged, ranks, spelt, backend, train)
+        out = OPERATORS.norm_fire(x, weight, bias, table, eps, merged, ranks, spelt, backend, train)
     else:
-        out = NormFireNow.apply(name, dynamics, backend, eps, merged, ranks, x, weight, bias, table)
+        out = NormFire.apply(name, dynamics, backend, eps, merged, ranks, x, weight, bias, table)
     spikes, mean, var, n, *_ = out
     return spikes, mean, var, n
+
+
+def norm_over_ranks(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, sum_over_ranks: SumOverRanks
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Batch norm per step of a batch that several processes share, without the neuron.
+
+    Args:
+        x: [T, N, C, H, W], this process's share. weight, bias: the norm's, [C]. eps: its ε.
+
+    Returns:
+        y like x, and mean, biased variance [T, C] and n of the whole batch.
+    """
+    check_norm(x, weight, bias)
+    return NormSequence.apply(x, weight, bias, eps, sum_over_ranks)
+
+
+def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    """Refuse a norm of other channels than those of x [T, N, C, H, W]: one of a single channel would broadcast.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for name, term in (("weight", weight), ("bias", bias)):
+        if term.shape != x.shape[2:3] or term.device != x.device:
+            raise ValueError(
+                f"the norm's {name} is {list(term.shape)} on {term.device}, and the input has {x.shape[2]} channels "
+                f"on {x.device}"
+            )
+
+
+def prepared(x: Tensor, by_channel: bool) -> Tensor:
+    """x [T, …] in a layout that kernels take: dense frames, channels last where channels differ."""
+    if by_channel:
+        return x if x[0].movedim(1, -1).is_contiguous() else channels_last(x)
+    return x if is_dense(x[0]) else x.contiguous()
+
+
+def is_watched(x: Tensor) -> bool:
+    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode()
