@@ -75,7 +75,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             y, mean, var = self._normalise(x)
             self._update(mean[None], var[None])
             return y
-        if self.merged:
+        if self.merged or len(x) == 1:  # one step needs no copy
             y, mean, var = self._normalise(x.flatten(0, 1))  # [T, N, …] → [T·N, …]
             self._update(mean[None], var[None])
             return y.view_as(x)
