@@ -3,8 +3,8 @@
     python -m tests.nir_readers
 
 prints how many spikes differ from ours, reader by network, in float64 and in float32. In float64 a difference is one of
-meaning; in float32 a potential within rounding of the threshold decides otherwise now and then, and all that follows in its
-sequence with it. A reader that is not installed is left out.
+meaning; in float32 a potential within rounding of the threshold decides otherwise now and then, and all that follows in
+its sequence with it. A reader that is not installed is left out.
 """
 
 from __future__ import annotations
