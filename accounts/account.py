@@ -13,7 +13,7 @@ from figures.panels import Line, Panel
 from utils.output import markdown_table, write_json
 
 from .memory_energy import ACCESS_FORMULA, COUNT_FORMULAS, FORMULAS, SPIKES_FORMULA, EnergyBreakdown
-from .operations import ENERGY_FORMULA, Operations
+from .operations import ENERGY_FORMULA, KIND_OF, Operations
 from .profile import NetworkProfile
 
 # Table 7's parts on the axis of the picture
@@ -87,7 +87,7 @@ def write_account(
         thop: MACs of the ReLU network and its parameters, as thop counts them.
         about: what else belongs into the JSON.
     """
-    kind = "LIF" if neuron == "PLIF" else neuron  # PLIF costs what LIF does
+    kind = KIND_OF[neuron]
     T, rates = profile.T, profile.firing_rates()
     energy, counted = {"ReLU": dense.memory_energy("relu")}, {"ReLU": dense.operations("relu", 1)}
     if neuron != "relu":

@@ -17,7 +17,7 @@ from .tables import number
 
 Result = dict[str, Any]
 OURS, RIVAL, BOUND = (BLUE, HATCHES["CLIF"]), (ORANGE, HATCHES["LIF"]), (GREY, HATCHES["KLIF"])
-BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, T·N images", "no loading")
+BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, ", "no loading")
 
 
 def draw(group: str, cases: list[Result], path: Path) -> None:

@@ -47,7 +47,7 @@ def measure(run: Namespace, device: torch.device) -> dict[str, Any]:
     if isinstance(run.tau, dict) or isinstance(run.v_reset, dict):
         raise UsageError(f"{run.resume} has values of each layer, of a conversion; take the network as it was trained")
     try:
-        net = build_again(run, task, run.neuron, tau=run.tau, v_reset=run.v_reset)
+        net = build_again(run, task.shape, run.neuron, tau=run.tau, v_reset=run.v_reset)
         load_weights(net, run.resume)
         net.to(device)
         load = {part: partial(batches_of, split, run, device, f"{run.neuron}, {PARTS[part]} set")

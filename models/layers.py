@@ -5,6 +5,7 @@ SpikingJelly's layers serve where time only widens the batch; the convolution an
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))
     spikes, mean, var, n = neuron.fire_normed(x, norm.weight, norm.bias, norm.eps, norm.merged, norm.sum_over_ranks)
     values = x.numel() // x.shape[2] // mean.shape[0]
-    norm.track(mean, var, values if norm.sum_over_ranks is None else n)
+    norm.track(mean, var, values if norm.sum_over_ranks is None else n, neuron.backend_for(x))
     return spikes
 
 
@@ -114,9 +115,19 @@ class SpikingNetwork(nn.Module, base.StepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
         self.reset_states()
-        logits = self.run(x_seq) if self.step_mode == "m" else torch.stack([self.run(x) for x in x_seq])
+        logits = self.run(x_seq) if self.step_mode == "m" else self._step_by_step(x_seq)
         self.reset_states()
         return logits
+
+    def _step_by_step(self, x_seq: Tensor) -> Tensor:
+        """Logits [T, N, K]; NaN where a potential is not finite after the last step, as in step mode ``"m"``."""
+        logits = torch.stack([self.run(x) for x in x_seq])
+        neurons = (module for module in self.modules() if isinstance(module, base.MemoryModule))
+        states = [state for neuron in neurons for state in neuron.memories() if isinstance(state, Tensor)]
+        if not states:
+            return logits
+        finite = torch.stack([state.isfinite().all() for state in states]).all()
+        return torch.where(finite, logits, math.nan)
 
 
 def init_conv_kaiming(net: nn.Module) -> None:

@@ -22,7 +22,7 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .options import TAU, check_computation, check_options, described, first_value, takes
+from .options import TAU, V_TH, check_computation, check_options, described, first_value, takes
 
 
 class SpikingNeuron(Memory):
@@ -44,7 +44,7 @@ class SpikingNeuron(Memory):
     Args:
         tau: membrane time constant, in time steps, > 1.
         v_threshold: V_th.
-        v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
+        v_reset: value below V_th that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
         surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, ``"atan"``, or any differentiable x ↦ Θ(x)
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
@@ -76,7 +76,7 @@ class SpikingNeuron(Memory):
     def __init__(
         self,
         tau: float = TAU,
-        v_threshold: float = 1.0,
+        v_threshold: float = V_TH,
         *,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 from .ops import Learned, canonical
 from .surrogate import spike_function
 
-TAU = 2.0  # membrane time constant, in time steps (the paper's): the default of neurons, networks and settings
+# the paper's, the defaults of neurons, networks and settings
+TAU = 2.0  # membrane time constant, in time steps
+V_TH = 1.0  # firing threshold
 
 DEFAULTS: dict[str, Any] = {
     "tau": TAU,
-    "v_threshold": 1.0,
+    "v_threshold": V_TH,
     "v_reset": None,
     "decay_input": False,
     "detach_reset": False,
@@ -46,6 +49,10 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
             raise ValueError(f"{neuron.__name__} takes no {option}")
     if neuron.takes("tau") and not given["tau"] > 1:
         raise ValueError(f"tau must be > 1, not {given['tau']}")
+    if given["v_reset"] is not None and not -math.inf < given["v_reset"] < given["v_threshold"]:
+        raise ValueError(
+            f"v_reset must be below V_th = {given['v_threshold']:g}, not {given['v_reset']:g}: a spike takes u there"
+        )
     if neuron.takes("T") and given["T"] is None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
 

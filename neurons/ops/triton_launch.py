@@ -11,8 +11,9 @@ from .layout import empty_frames, empty_state
 from .norm import Norm, NormKernels
 from .triton_backward import backward_kernel
 from .triton_forward import forward_kernel
-from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel
+from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel, track_kernel
 from .triton_tiling import (
+    CHANNELS,
     FORWARD,
     MOST_PROGRAMS,
     STREAM,
@@ -40,7 +41,8 @@ class TritonKernels(NormKernels):
         kept = self.saved_for(inputs) if train else ()
         launch(
             forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, inputs.table, call.norm, inputs.states,
-            ends, kept, *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.constants,
+            ends, kept, *call.sizes, START=call.steps.start, STEP=call.steps.step, SHOW=not train, **call.constants,
+            **tile.constants,
         )  # fmt: skip
         return spikes, ends, kept
 
@@ -114,6 +116,24 @@ class TritonKernels(NormKernels):
         launch(
             moments_kernel, terms_grid(frame), parts, x, weight, bias, mean, var, scale, shift,
             programs, T, distinct, frame.columns, x.stride(0), frame.rows, eps, MERGED=merged, **terms(T, programs),
+        )  # fmt: skip
+
+    def track(
+        self,
+        shared: tuple[Tensor, Tensor],
+        of_steps: tuple[Tensor, Tensor] | None,
+        count: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        correction: float,
+        momentum: float,
+    ) -> None:
+        """Update running statistics; see :func:`.running.track`."""
+        T, C = mean.shape
+        mean, var = in_rows(mean), in_rows(var)
+        launch(
+            track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
+            T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
         )  # fmt: skip
 
     def combine(self, g_y: Tensor, x: Tensor, scale: Tensor, A: Tensor, B: Tensor) -> Tensor:
