@@ -14,7 +14,7 @@ from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG
 from neurons import build_neuron
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal
 from tests.test_conversion import firing
 
 
