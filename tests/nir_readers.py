@@ -93,6 +93,7 @@ def spikes_of(
         elif isinstance(node, nir.Conv2d | nir.Affine):
             module.weight.data = torch.from_numpy(node.weight).to(x_seq)
             module.bias.data = torch.from_numpy(node.bias).to(x_seq)
+            module.register_forward_pre_hook(lambda m, inputs: inputs[0].to(x_seq))  # snnTorch's spikes are float32
     run()
     return {name: torch.stack(steps) if stepwise else steps[0] for name, steps in seen.items()}
 
