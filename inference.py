@@ -15,9 +15,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -35,9 +33,9 @@ from deploy.conversion import (
     is_lif_checkpoint,
     lif_checkpoint,
     lif_twin,
-    neuron_layers,
     sweep,
 )
+from deploy.exporter import load_exporter, note_on_export
 from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
@@ -78,11 +76,7 @@ def infer(argv: Sequence[str] | None) -> None:
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
     out_dir = run.out_dir or folder_beside(run.resume) / "inference"
-    check_request(run, out_dir)
-    check_statistics_request(run)
-    check_not_in_the_way(run)
-    if run.profile and run.neuron not in KIND_OF:
-        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
+    check_all(run, out_dir)
     set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
@@ -152,6 +146,15 @@ def was_saved_as_lif(path: Path) -> bool:
         return is_lif_checkpoint(read_checkpoint(path))
     except CheckpointError:
         return False
+
+
+def check_all(run: Namespace, out_dir: Path) -> None:
+    """Refuse what cannot be met, before any work and with nothing written."""
+    check_request(run, out_dir)
+    check_statistics_request(run)
+    check_not_in_the_way(run)
+    if run.profile and run.neuron not in KIND_OF:
+        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
 
 
 def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: dict[str, Any]) -> dict[str, Any]:
@@ -230,21 +233,6 @@ def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], 
         f"take {speed.median_ms:.1f} ms (median), {speed.p95_ms:.1f} ms (95th percentile), {speed.runs} runs; "
         f"peak memory {speed.peak_memory_gb:.2f} GiB; {speed.device}"
     )
-
-
-def note_on_export(net: nn.Module, run: Namespace) -> str:
-    """What keeps a saved LIF network from being exported as it is; else nothing."""
-    soft = [name for name, neuron in neuron_layers(net).items() if neuron.v_reset is None]
-    way = "-calibrate -calibrate_hard chooses without it" if run.calibrate else "give a -v_reset"
-    return f" (not for -export as it is: soft reset in {', '.join(soft)}, which NIR has not; {way})" if soft else ""
-
-
-def load_exporter() -> ModuleType:
-    """The module that writes NIR; its packages are not needed for anything else."""
-    try:
-        return import_module("deploy.nir_export")
-    except ModuleNotFoundError as error:
-        raise UsageError(f"-export: the package {error.name} is missing; pip install nir nirtorch") from None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
