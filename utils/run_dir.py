@@ -149,9 +149,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(whole, 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError:
-            raise UsageError(f"line {number} of {path} is damaged; delete it, then try again") from None
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            row = ()  # no row
+        if row is not None and not (isinstance(row, dict) and type(row.get("epoch")) is int):
+            raise UsageError(
+                f"line {number} of {path} is damaged: it is no epoch's; mend it or take it out, then resume"
+            )
+        rows += [row] if row is not None else []
     return rows
 
 
