@@ -46,7 +46,7 @@ def fetch(url: str, path: Path, md5: str, hint: str = "", *, download: bool = Tr
         found = calculate_md5(path)
         if found != md5:
             size = path.stat().st_size
-            raise DataError(f"{path} is broken ({size} bytes, MD5 {found}); delete it and run again, or {how}")
+            raise DataError(f"{path} is broken ({size} bytes, MD5 {found}); move it away and run again, or {how}")
         return
     if not download:
         raise DataError(f"{path} is missing and downloads are off; {how}")

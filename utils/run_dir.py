@@ -97,6 +97,18 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
 
 
+@contextmanager
+def taken_back(run: RunDir | None, *errors: type[Exception]) -> Iterator[None]:
+    """Remove a run's folder if one of ``errors`` ends the run before it has saved anything."""
+    try:
+        yield
+    except errors:
+        if run is not None and not any(path.exists() for path in (run.latest, run.best, run.previous)):
+            run.close()
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
 def row_of(state: TrainState, trained: Mapping[str, float], seen: Results, seconds: float) -> dict[str, float]:
     """An epoch's row of metrics.jsonl."""
     row = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
