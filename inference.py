@@ -4,6 +4,7 @@
     python inference.py -resume logs/my_run/checkpoint_max.pth
     python inference.py -resume logs/my_run/checkpoint_max.pth -neuron LIF -v_reset -0.06
     python inference.py -resume logs/my_run/checkpoint_max.pth -sweep -calibrate
+    python inference.py -resume zoo:digits_CLIF
 
 reads top to bottom: options, checkpoint, data, network, then what was asked for.
 """
@@ -24,6 +25,7 @@ from torch import nn
 from accounts.account import write_account
 from accounts.operations import KIND_OF
 from accounts.profile import profile_network, thop_counts
+from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
 from data import DataError
 from deploy import table8
@@ -59,6 +61,7 @@ from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.progress import progress
 from utils.run_dir import environment
+from utils.zoo import folder_beside
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 
@@ -74,7 +77,7 @@ def infer(argv: Sequence[str] | None) -> None:
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
-    out_dir = run.out_dir or run.resume.parent / "inference"
+    out_dir = run.out_dir or folder_beside(run.resume) / "inference"
     check_request(run, out_dir)
     check_statistics_request(run)
     check_not_in_the_way(run)
@@ -87,7 +90,7 @@ def infer(argv: Sequence[str] | None) -> None:
 
     # -- network: as it was trained, or its LIF twin
     try:
-        net = build_network(run, checkpoint, task, own_tau=args.tau).to(device).eval()
+        net = build_network(run, checkpoint, task.shape, own_tau=args.tau).to(device).eval()
         for v_reset in resets_of(run):  # refused now if one is not below V_th
             lif_twin(net, v_reset)
     except ValueError as error:
@@ -184,13 +187,14 @@ def choose_reset(
 def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:
     """Firing rates, operations and energy, beside those of the same network with ReLU."""
     run, test = subject.run, subject.test
-    dense = build_again(run, subject.task, "relu").to(subject.device)
+    dense = build_again(run, subject.task.shape, "relu").to(subject.device)
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
         profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
         dense_profile = profile_network(dense, [(x_seq[:1], labels)])
+        synops = synaptic_operations(net, x_seq)
     thop = thop_counts(dense, x_seq[:1, :1])
-    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))
+    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, synops, results))
 
 
 def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:

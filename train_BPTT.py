@@ -65,8 +65,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
         restore(state, resumed.content, resumed.path)
         if state.epoch >= s.epochs:
             print(f"nothing left to train: {resumed.path} has seen {state.epoch} epochs, -epochs is {s.epochs}")
-            rows = read_metrics(resumed.path.parent / "metrics.jsonl")
-            return rows[-1] if rows else {}
+            return [{}, *read_metrics(resumed.path.parent / "metrics.jsonl")][-1]
 
     # -- the run's folder: nothing is written before this line, and rank 0 alone writes
     run = open_run(state, task, s, resumed) if ranks.is_first else None

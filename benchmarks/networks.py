@@ -8,7 +8,7 @@ from functools import partial
 from itertools import count, islice, repeat
 
 import torch
-from spikingjelly.activation_based import functional
+from spikingjelly.activation_based import functional, layer
 from torch import Tensor, nn
 
 from data import build_dataset
@@ -17,6 +17,7 @@ from data.batch_augment import BatchTransform
 from data.loader import build_loader
 from data.task import Split
 from models import build_model, replace_neurons
+from models.batch_norm import BatchNorm2d
 from utils.engine import Batches, TrainState, train_one_epoch
 from utils.loss import bptt_loss
 
@@ -31,27 +32,37 @@ OPTIMIZER = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
 
 
 def step_makers(model: str, T: int, batch: int, dtype: torch.dtype, device: torch.device) -> Makers:
-    """A training step on static images: forward, loss of T logit vectors, backward, SGD."""
+    """A training step on static images: forward, loss of T logit vectors, backward, SGD.
+
+    The ReLU network is the same one as an ANN: torch's own batch norm, ours in memory format and mixed precision. It
+    sees T·N images at once, as many frames as a spiking network, or N, as an ANN is trained.
+    """
     generator = torch.Generator(device).manual_seed(0)
     images = torch.randn(batch, 3, SIZE, SIZE, generator=generator, device=device)
     labels = torch.randint(CLASSES, (batch,), generator=generator, device=device)
     x_seq = images.expand(T, *images.shape)  # one image at every step, a view of stride 0
-    rows = torch.randn(1, T * batch, 3, SIZE, SIZE, generator=generator, device=device)
+    rows = torch.randn(1, T * batch, 3, SIZE, SIZE, generator=generator, device=device)  # T passes at once
 
-    def make(change: Callable[[nn.Module], object], channels_last: bool, neuron: str = "CLIF") -> Contender:
+    def make(change: Callable[[nn.Module], object], channels_last: bool) -> Contender:
         torch.manual_seed(SEED)
-        net = build_model(model, neuron)
+        net = build_model(model)
         change(net)
         place(net, device, channels_last)
-        x, y = (rows, labels.repeat(T)) if neuron == "relu" else (x_seq, labels)
-        return training_step(net.train(), x, y, dtype)
+        return training_step(net.train(), x_seq, labels, dtype)
+
+    def make_relu(x: Tensor) -> Contender:
+        torch.manual_seed(SEED)
+        net = build_model(model, "relu")
+        use_plain_norms(net)
+        return training_step(place(net, device).train(), x, labels.repeat(x.shape[1] // batch), dtype)
 
     return {
         "ours": partial(make, leave_alone, True),
         "step loop": partial(make, partial(functional.set_step_mode, step_mode="s"), False),
         "SpikingJelly's CLIF": partial(make, use_spikingjelly, False),
         "SpikingJelly's CLIF, channels_last": partial(make, use_spikingjelly, True),
-        "ReLU, T·N images": partial(make, leave_alone, True, "relu"),
+        "ReLU, T·N images": partial(make_relu, rows),
+        "ReLU, N images (T = 1)": partial(make_relu, images[None]),
         "convolutions alone": partial(convolutions_alone, model, x_seq, dtype),
     }
 
@@ -69,6 +80,14 @@ def leave_alone(net: nn.Module) -> None:
 def use_spikingjelly(net: nn.Module) -> None:
     """Put SpikingJelly's multi-step CLIF in the place of ours; all else stays."""
     replace_neurons(net, lambda name, neuron: SPIKINGJELLY["CLIF"]())
+
+
+def use_plain_norms(net: nn.Module) -> None:
+    """Put torch's batch norm in the place of ours: an ANN has no time steps to keep statistics of."""
+    for name, norm in list(net.named_modules()):
+        if isinstance(norm, BatchNorm2d):
+            parent, _, attribute = name.rpartition(".")
+            setattr(net.get_submodule(parent), attribute, layer.BatchNorm2d(norm.num_features, step_mode="m"))
 
 
 def training_step(net: nn.Module, x_seq: Tensor, labels: Tensor, dtype: torch.dtype) -> Contender:

@@ -11,13 +11,13 @@ from matplotlib.ticker import NullFormatter
 
 from figures.style import BLUE, GREY, HATCHES, ORANGE, SERIES_STYLES, WIDTH, in_style
 
-from .cases import FLAT_FROM
 from .layers import FORWARD_BACKWARD, growth_name
+from .measuring import FLAT_FROM
 from .tables import number
 
 Result = dict[str, Any]
 OURS, RIVAL, BOUND = (BLUE, HATCHES["CLIF"]), (ORANGE, HATCHES["LIF"]), (GREY, HATCHES["KLIF"])
-BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, T·N images", "no loading")
+BOUNDS = ("memory floor", "convolutions alone", "the linear layer alone", "ReLU, ", "no loading")
 
 
 def draw(group: str, cases: list[Result], path: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,6 +160,11 @@ class Task:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a network must know of it: num_classes, in_channels, input_size."""
+        return {"num_classes": self.num_classes, "in_channels": self.in_channels, "input_size": self.input_size}
 
     def hold_out(self, fraction: float, seed: int) -> Task:
         """Move a stratified ``fraction`` of the training set to ``val``.

@@ -75,7 +75,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             y, mean, var = self._normalise(x)
             self._update(mean[None], var[None])
             return y
-        if self.merged:
+        if self.merged or len(x) == 1:  # one step needs no copy
             y, mean, var = self._normalise(x.flatten(0, 1))  # [T, N, …] → [T·N, …]
             self._update(mean[None], var[None])
             return y.view_as(x)
@@ -140,45 +140,44 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         return self.running_mean_t[rows], self.running_var_t[rows]
 
     @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor, n: int | Tensor) -> None:
+    def track(self, mean: Tensor, var: Tensor, n: int | Tensor, backend: str = "reference") -> None:
         """Update the running statistics by the T steps of a batch.
 
         Args:
             mean, var: mean and biased variance of each (t, c), [T, C]. n: values behind each.
+            backend: what computed them: on CUDA ``"triton"`` updates in one launch.
 
         Raises:
             ValueError: if there is a single value behind each: no variance can be taken of it.
         """
-        if isinstance(n, int) and n == 1:  # over several processes it stays on the device, and was checked before
+        if isinstance(n, Tensor):  # over several processes: it stays on the device, and was checked before
+            self._update(mean, var * (n / (n - 1)), 1.0, backend)
+            return
+        if n == 1:
             raise ValueError("Expected more than 1 value per channel when training: batch norm has no variance to take")
-        self._update(mean, var * (n / (n - 1)))
+        self._update(mean, var, n / (n - 1), backend)
 
     @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor) -> None:
-        """Update by mean and unbiased variance [T, C]: T updates r ← (1 − k)·r + k·r_t in time order are
-        r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t."""
+    def _update(self, mean: Tensor, var: Tensor, correction: float = 1.0, backend: str = "reference") -> None:
+        """Update by mean and, multiplied by ``correction``, unbiased variance [T, C]."""
         if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
-        T = mean.shape[0]
-        kept = (1 - self.momentum) ** T
-        later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-        share = (self.momentum * (1 - self.momentum) ** later)[:, None]  # [T, 1]
-        # a sum of products, not a matrix product: autocast would take that in half precision
-        self.running_mean.mul_(kept).add_((share * mean).sum(0))
-        self.running_var.mul_(kept).add_((share * var).sum(0))
-        if not self.merged:
-            self._update_steps(mean, var)
-        self.num_batches_tracked.add_(T)
+        shared = (self.running_mean, self.running_var)
+        of_steps = None if self.merged else self._of_these_steps(mean, var, correction)
+        ops.track(shared, of_steps, self.num_batches_tracked, mean, var, correction, self.momentum, backend)
 
-    def _update_steps(self, mean: Tensor, var: Tensor) -> None:
+    def _of_these_steps(self, mean: Tensor, var: Tensor, correction: float) -> tuple[Tensor, Tensor]:
+        """The running statistics of this call's steps, [T, C] views; those of steps never seen start as the batch's."""
         first = self.t if self.step_mode == "s" else 0
         last = first + mean.shape[0]
-        for name, batch in zip(OF_STEPS, (mean, var), strict=True):
-            known = getattr(self, name)
-            if known is None or known.shape[0] < last:
-                known = batch.clone() if known is None else torch.cat([known, batch[known.shape[0] - last :]])
-                setattr(self, name, known)
-            known[first:last] += self.momentum * (batch - known[first:last])
+        known = 0 if self.running_mean_t is None else self.running_mean_t.shape[0]
+        if known < last:
+            for name, batch in zip(OF_STEPS, (mean, var * correction), strict=True):
+                new = batch[known - last :]
+                setattr(self, name, torch.cat([getattr(self, name), new]) if known else new.clone())
+        assert self.running_mean_t is not None
+        assert self.running_var_t is not None
+        return self.running_mean_t[first:last], self.running_var_t[first:last]
 
     def forget(self) -> None:
         """Running statistics back to their start: no batch seen."""

@@ -9,15 +9,16 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from .base import Memory, SpikingNeuron
+from .base import SpikingNeuron
 from .clif import CLIF, clif_step
-from .defaults import TAU, V_TH
 from .glif import GLIF
 from .ilif import ILIF
 from .klif import KLIF
 from .lif import LIF, lif_step
+from .memory import Memory
 from .names import unknown
 from .ops import BACKENDS, Learned
+from .options import TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU

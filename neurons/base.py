@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-from .defaults import TAU, V_TH
+from .memory import Memory
 from .ops import (
     Dynamics,
     Learned,
@@ -23,15 +22,7 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .options import DEFAULTS, check_computation, check_options, first_value, takes
-
-
-class Memory(base.MemoryModule):
-    """SpikingJelly's module with memories that start as numbers; their reset is one that torch.compile can follow."""
-
-    def reset(self) -> None:
-        """All memories back to their start."""
-        self._memories.update(self._memories_rv)
+from .options import TAU, V_TH, check_computation, check_options, described, first_value, takes
 
 
 class SpikingNeuron(Memory):
@@ -100,16 +91,8 @@ class SpikingNeuron(Memory):
         channels: int | None = None,
     ):
         super().__init__()
-        given = {
-            "tau": float(tau),
-            "v_threshold": float(v_threshold),
-            "v_reset": v_reset,
-            "decay_input": decay_input,
-            "detach_reset": detach_reset,
-            "T": T,
-            "channels": channels,
-            "step_mode": step_mode,
-        }
+        given = {"tau": float(tau), "v_threshold": float(v_threshold), "v_reset": v_reset, "step_mode": step_mode}
+        given |= {"decay_input": decay_input, "detach_reset": detach_reset, "T": T, "channels": channels}
         check_options(type(self), given)
         check_computation(surrogate, alpha, backend, bptt_k)
         names = [each.name for each in self.learned]
@@ -259,16 +242,5 @@ class SpikingNeuron(Memory):
             return choose_backend(*asked, transformed=False)
         return chosen_backend(*asked, transformed=torch._C._functorch.peek_interpreter_stack() is not None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: states as numbers, without the graph that they came from."""
-        state = self.__dict__.copy()
-        memories = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self._memories.items()}
-        return {**state, "_memories": memories}
-
     def extra_repr(self) -> str:
-        shown = {option: getattr(self, option) for option in self.options if getattr(self, option) != DEFAULTS[option]}
-        shown = {"tau": getattr(self, "tau", None)} | shown if "tau" in self.options else shown
-        shown |= {"surrogate": self.surrogate, "alpha": self.width, "step_mode": self.step_mode}
-        if self.bptt_k is not None:
-            shown["bptt_k"] = self.bptt_k
-        return ", ".join(f"{option}={value}" for option, value in shown.items())
+        return described(self)

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .defaults import TAU, V_TH
 from .ops import Learned, canonical
 from .surrogate import spike_function
+
+# the paper's, the defaults of neurons, networks and settings
+TAU = 2.0  # membrane time constant, in time steps
+V_TH = 1.0  # firing threshold
 
 DEFAULTS: dict[str, Any] = {
     "tau": TAU,
@@ -81,3 +84,13 @@ def first_value(learned: Learned, neuron: Any, T: int | None, channels: int | No
     steps = (T,) if learned.per_step else ()
     shape = (*steps, channels) if learned.per_channel and channels else steps
     return torch.as_tensor(start, dtype=torch.float32).expand(shape).clone()  # type: ignore[arg-type]
+
+
+def described(neuron: Any) -> str:
+    """A neuron's options that are not what they are where nobody says, for its ``repr``; τ always."""
+    shown = {option: getattr(neuron, option) for option in neuron.options}
+    shown = {option: value for option, value in shown.items() if option == "tau" or value != DEFAULTS[option]}
+    shown |= {"surrogate": neuron.surrogate, "alpha": neuron.width, "step_mode": neuron.step_mode}
+    if neuron.bptt_k is not None:
+        shown["bptt_k"] = neuron.bptt_k
+    return ", ".join(f"{option}={value}" for option, value in shown.items())

@@ -62,7 +62,8 @@ def inference_parser() -> OneLineParser:
     )
     parser.formatter_class = argparse.HelpFormatter  # nearly every default is what was just said
     add = parser.add_argument_group("what to run").add_argument
-    add("-resume", type=Path, required=True, help="the checkpoint: ours, the authors', or bare weights")
+    add("-resume", type=Path, required=True, help="the checkpoint: ours, the authors', bare weights, or "
+        "zoo:NAME, a network of the zoo")  # fmt: skip
     add_trained(add, GROUPS["what to run"])
     add("-device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is there)")
     add_trained(parser.add_argument_group("data").add_argument, GROUPS["data"])

@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "norm: the running variance is the biased one",
         "models/batch_norm.py",
-        "self._update(mean, var * (n / (n - 1)))",
-        "self._update(mean, var)",
+        "self._update(mean, var, n / (n - 1), backend)",
+        "self._update(mean, var, 1.0, backend)",
         "tests/test_backends.py::test_norm_and_fire_matches_norm_then_fire -k CLIF",
     ),
     Mutation(

@@ -17,7 +17,7 @@ from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SURROGATES, build_neuron
 from neurons.ops import triton_launch
 from neurons.ops.backends import load_kernels
-from neurons.ops.dynamics import parameter_table
+from neurons.ops.dynamics import Inputs, parameter_table
 from neurons.ops.triton_norm import combine_kernel
 from neurons.ops.triton_tiling import FORWARD, MOST_PROGRAMS, Frame, chunk_length, launch
 from tests.test_backends import NEURON_CASES, assert_same_gradient, build, current, run
@@ -146,6 +146,25 @@ def test_norm_and_fire_matches_norm_then_fire(case, kind, T, device):
             assert error <= 2 * allowed + 5e-5 * reference.abs().max()
 
 
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("T", [1, 6])
+def test_running_statistics_follow_the_reference(T, merged, device):
+    """Of several programs, of one frame for all steps, of a longer sequence than before, of n on the device."""
+    norms = {backend: BatchNorm2d(70, merged=merged).to(device) for backend in ("reference", "triton")}
+    many = torch.tensor(12.0, dtype=torch.float64, device=device)
+    for seed, (steps, n) in enumerate([(T, 2), (T, 30), (1, many), (T + 2, 3)]):
+        torch.manual_seed(seed)
+        mean, var = torch.randn(steps, 70, device=device), torch.rand(1, 70, device=device).expand(steps, 70)
+        for backend, norm in norms.items():
+            norm.momentum = 0.1 + 0.3 * seed
+            norm.track(mean, var, n, backend)
+    theirs, ours = (norm.state_dict() for norm in norms.values())
+    assert ours.keys() == theirs.keys()
+    assert ours["num_batches_tracked"] == 3 * T + 3
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def test_norm_and_fire_in_bfloat16_rounds_once(device):
     """On the same rounded input the fused pair fires where float32 does: y is never rounded to bfloat16."""
     x = current((4, 3, 16, 5, 5)).bfloat16().to(device)
@@ -167,8 +186,9 @@ def test_sums_are_the_same_every_time_and_of_all_programs(T, device, monkeypatch
     norm = tuple(1 + 0.1 * current((T, 70), seed=seed).to(device) for seed in (2, 3))
 
     def sums():
-        _, _, saved = kernels.forward(dynamics, x, table, (), norm, False, True)
-        _, g_table, _, of_norm = kernels.backward(dynamics, x, table, (), saved, norm, grad, ())
+        inputs = Inputs(dynamics, x, table, norm=norm)
+        _, _, saved = kernels.forward(inputs, False, True)
+        _, g_table, _, of_norm = kernels.backward(inputs, saved, grad, ())
         return [g_table, *of_norm, *kernels.statistics(x)]
 
     several = sums()

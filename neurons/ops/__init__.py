@@ -7,6 +7,7 @@ from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
 from .norm import SumOverRanks, scale_and_shift
 from .reference import unrolled
+from .running import track
 from .sequence import fire, norm_and_fire, norm_over_ranks
 from .trace import DerivationError
 
@@ -27,5 +28,6 @@ __all__ = [
     "norm_and_fire",
     "norm_over_ranks",
     "scale_and_shift",
+    "track",
     "unrolled",
 ]

@@ -11,8 +11,9 @@ from .layout import empty_frames, empty_state
 from .norm import Norm, NormKernels
 from .triton_backward import backward_kernel
 from .triton_forward import forward_kernel
-from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel
+from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel, track_kernel
 from .triton_tiling import (
+    CHANNELS,
     FORWARD,
     MOST_PROGRAMS,
     STREAM,
@@ -168,3 +169,21 @@ class TritonKernels(NormKernels):
         )  # fmt: skip
         g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
         return g_x, g_weight, g_bias, g_table
+
+
+def track_by_triton(
+    shared: tuple[Tensor, Tensor],
+    of_steps: tuple[Tensor, Tensor] | None,
+    count: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    correction: float,
+    momentum: float,
+) -> None:
+    """Update running statistics; see :func:`.running.track`."""
+    T, C = mean.shape
+    mean, var = in_rows(mean), in_rows(var)
+    launch(
+        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
+        T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
+    )  # fmt: skip

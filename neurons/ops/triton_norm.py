@@ -105,6 +105,43 @@ def moments_kernel(
 
 
 @triton.jit
+def updated(running_ptr, at, value, momentum, mask):
+    """r ← r + momentum·(value − r), in float64 from one load to one store."""
+    running = tl.load(running_ptr + at, mask=mask, other=0.0).to(tl.float64)
+    running += momentum * (value - running)
+    tl.store(running_ptr + at, running.to(running_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def track_kernel(
+    mean_ptr, var_ptr, shared_mean_ptr, shared_var_ptr, steps_mean_ptr, steps_var_ptr, count_ptr,
+    T, columns, mean_step, var_step, correction, momentum, COLS: tl.constexpr,
+):  # fmt: skip
+    """Running statistics by the mean and biased variance of T steps, in time order (:mod:`.running`).
+
+    Args:
+        shared_mean_ptr, shared_var_ptr: [columns]. steps_mean_ptr, steps_var_ptr: [T, columns], or nothing.
+        count_ptr: the number of steps seen.
+    """
+    col = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    inside = col < columns
+    mean = tl.load(shared_mean_ptr + col, mask=inside, other=0.0).to(tl.float64)
+    var = tl.load(shared_var_ptr + col, mask=inside, other=0.0).to(tl.float64)
+    for t in range(T):
+        of_batch = tl.load(mean_ptr + t * mean_step + col, mask=inside, other=0.0).to(tl.float64)
+        unbiased = tl.load(var_ptr + t * var_step + col, mask=inside, other=0.0).to(tl.float64) * correction
+        mean += momentum * (of_batch - mean)
+        var += momentum * (unbiased - var)
+        if steps_mean_ptr is not None:
+            updated(steps_mean_ptr, t * columns + col, of_batch, momentum, inside)
+            updated(steps_var_ptr, t * columns + col, unbiased, momentum, inside)
+    tl.store(shared_mean_ptr + col, mean.to(shared_mean_ptr.dtype.element_ty), mask=inside)
+    tl.store(shared_var_ptr + col, var.to(shared_var_ptr.dtype.element_ty), mask=inside)
+    if tl.program_id(0) == 0:
+        tl.store(count_ptr, tl.load(count_ptr) + T)
+
+
+@triton.jit
 def scale_kernel(
     mean_ptr, var_ptr, weight_ptr, bias_ptr, scale_ptr, shift_ptr, T, columns, eps,
     STEPS: tl.constexpr, COLS: tl.constexpr,

@@ -18,6 +18,7 @@ LONGEST_CHUNK = 8  # steps whose values a program keeps in registers
 PER_PROCESSOR = 4  # programs that take sums, for each of the GPU's multiprocessors
 WITHOUT_GPU = 2  # multiprocessors of Triton's interpreter: enough for several programs
 TERMS = 16  # columns of a program that makes terms of sums
+CHANNELS = 64  # of a program that updates running statistics
 PARTS = 8192  # numbers that such a program reads at once
 Tensors = tuple[Tensor, ...]
 Grid = tuple[int, int, int]
