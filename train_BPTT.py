@@ -35,7 +35,7 @@ from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.lost import RankLostError, naming_lost_ranks
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
-from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of
+from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of, taken_back
 from utils.seeding import seed_all
 
 ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
@@ -73,7 +73,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
 
     # -- epochs
     row: dict[str, float] = {}
-    with Watch(s.save_every, patient=ranks.world > 1) as watch:
+    with Watch(s.save_every, patient=ranks.world > 1) as watch, taken_back(run, DataError):
         saver = Saver(state, watch, run, len(batches), command)
         while state.epoch < s.epochs:
             started = time.perf_counter()

@@ -118,7 +118,7 @@ class _Files:
         """What a pickle holds, and whether its MD5 is the official one."""
         path = self.folder / name
         if not path.is_file():
-            raise DataError(f"{path} (MD5 {md5}) is missing; delete {self.folder} and {self.how}")
+            raise DataError(f"{path} (MD5 {md5}) is missing; move {self.folder} away and {self.how}")
         content = path.read_bytes()
         try:
             entries = ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
@@ -152,13 +152,13 @@ class _Files:
             labels += targets
             official.append(is_official)
         if not labels:
-            raise DataError(f"{self.folder} holds no images in {files[0][0]}; delete it and {self.how}")
+            raise DataError(f"{self.folder} holds no images in {files[0][0]}; move it away and {self.how}")
         return (torch.from_numpy(np.concatenate(images)), torch.tensor(labels)), all(official)
 
     def broken(self, name: str, md5: str, why: str) -> DataError:
         why = " ".join(why.split())
         return DataError(
-            f"{self.folder / name} (official MD5 {md5}) is broken: {why}; delete {self.folder} and {self.how}"
+            f"{self.folder / name} (official MD5 {md5}) is broken: {why}; move {self.folder} away and {self.how}"
         )
 
 

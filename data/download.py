@@ -17,6 +17,7 @@ from .scratch import scratch_folder
 from .task import DataError
 
 CHUNK = 1 << 20  # bytes per read
+SMALL, MOST_SHRUNK = 1 << 26, 100  # bytes that anything may unpack to; how far data is ever shrunk
 TIMEOUT = 30  # seconds without an answer
 
 
@@ -45,7 +46,7 @@ def fetch(url: str, path: Path, md5: str, hint: str = "", *, download: bool = Tr
         found = calculate_md5(path)
         if found != md5:
             size = path.stat().st_size
-            raise DataError(f"{path} is broken ({size} bytes, MD5 {found}); delete it and run again, or {how}")
+            raise DataError(f"{path} is broken ({size} bytes, MD5 {found}); move it away and run again, or {how}")
         return
     if not download:
         raise DataError(f"{path} is missing and downloads are off; {how}")
@@ -99,12 +100,14 @@ def safe_extract(archive: Path, folder: Path) -> None:
             if archive.suffix == ".zip":
                 with zipfile.ZipFile(archive) as unzip:
                     infos = unzip.infolist()
+                    refuse_bomb(archive, sum(info.file_size for info in infos))
                     for info in infos:
                         _check_member(archive, info.filename, is_link=(info.external_attr >> 28) == 0o12)
                     unzip.extractall(aside, tqdm(infos, desc=archive.name, disable=None))
             else:
                 with tarfile.open(archive) as untar:
                     members = untar.getmembers()
+                    refuse_bomb(archive, sum(member.size for member in members))
                     for member in members:
                         _check_member(archive, member.name, is_link=not (member.isfile() or member.isdir()))
                     untar.extractall(aside, tqdm(members, desc=archive.name, disable=None), filter="data")
@@ -116,6 +119,20 @@ def safe_extract(archive: Path, folder: Path) -> None:
                 top.rename(folder / top.name)
     except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError) as error:
         raise DataError(f"{archive} cannot be unpacked into {folder} ({_one_line(error)})") from error
+
+
+def refuse_bomb(path: Path, unpacked: int) -> None:
+    """Refuse a packed file that unpacks to far more than data does, before any of it is unpacked.
+
+    Args:
+        unpacked: bytes that it announces.
+
+    Raises:
+        DataError: naming the file, and both sizes.
+    """
+    packed = path.stat().st_size
+    if unpacked > max(SMALL, MOST_SHRUNK * packed):
+        raise DataError(f"{path} is refused: {packed} bytes that unpack to {unpacked} are no data; fetch it again")
 
 
 def _check_member(archive: Path, name: str, *, is_link: bool) -> None:

@@ -112,7 +112,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[int], list[int]]:
         found = sorted((folder / name).glob("*.aedat"))
         if not found:
             raise DataError(
-                f"{folder / name} holds no .aedat files; delete the folder and run again, or unpack {name}.zip"
+                f"{folder / name} holds no .aedat files; move the folder away and run again, or unpack {name}.zip"
             )
         for file in found:
             match = re.fullmatch(rf"cifar10_{name}_(0|[1-9]\d?\d?)\.aedat", file.name)

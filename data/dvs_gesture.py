@@ -93,7 +93,7 @@ def prepare_events(home: Path) -> None:
     """Unpack the archive and cut the recordings into clips, as far as that has not been done."""
     events = home / "events_np"
     if (home / "events_np.building").exists():  # SpikingJelly's mark of a conversion under way, or broken off
-        raise DataError(f"{events} was not finished: delete it and {home / 'events_np.building'}, then run again")
+        raise DataError(f"{events} was not finished: move away it and {home / 'events_np.building'}, then run again")
     if events.is_dir():
         return
     recordings = home / "extract" / "DvsGesture"
@@ -154,13 +154,13 @@ def list_clips(events: Path) -> tuple[list[Path], list[int], torch.Tensor]:
                 if match is None or int(match[1]) not in users:
                     raise DataError(
                         f"{file}: {split} clips are of users {users[0]}–{users[-1]} and named user<nn>_….npz; "
-                        f"delete {events} and run again, it is built anew"
+                        f"move {events} away and run again, it is built again"
                     )
                 files.append(file)
                 labels.append(label)
                 is_test.append(split == "test")
     if len(set(is_test)) != 2:
-        raise DataError(f"{events} needs clips in both train/<0–10>/ and test/<0–10>/; delete it and run again")
+        raise DataError(f"{events} needs clips in both train/<0–10>/ and test/<0–10>/; move it away and run again")
     return files, labels, torch.tensor(is_test)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
 
+from .download import refuse_bomb
 from .task import DataError
 
 Events = dict[str, np.ndarray]
@@ -97,16 +98,28 @@ def read_npz(path: Path) -> Events:
     """Read events from a ``.npz`` file with the arrays t, x, y, p: SpikingJelly's form.
 
     Raises:
-        DataError: if it cannot be read without pickle, or its arrays are missing, not flat or not of one length.
+        DataError: if it cannot be read without pickle, or its arrays are missing, not flat, not of one length or not
+            of whole numbers.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                refuse_bomb(path, sum(entry.file_size for entry in packed.infolist()))
         with np.load(path, allow_pickle=False) as file:
             events = {key: file[key] for key in "txyp"}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a .npz file of events t, x, y, p; delete the folder and build again") from error
+        raise DataError(f"{path} is not a .npz file of events t, x, y, p; make it again") from error
     if len({array.shape for array in events.values()}) != 1 or events["t"].ndim != 1:
-        raise DataError(f"{path} is broken: t, x, y and p are not of one length; delete the folder and build again")
-    return events
+        raise DataError(f"{path} is broken: t, x, y and p are not of one length; make it again")
+    for key, array in events.items():
+        is_whole = array.dtype.kind in "iub" or (
+            array.dtype.kind == "f" and (np.abs(array.astype(np.float64)) < 2**53).all()
+        )
+        if not is_whole or (array.dtype.kind == "f" and (array != np.floor(array)).any()):
+            raise DataError(
+                f"{path} is no file of events: {key} is to be whole numbers, not {array.dtype}; make it again"
+            )
+    return {key: array.astype(np.int64) if array.dtype.kind in "fb" else array for key, array in events.items()}
 
 
 def integrate(events: Events, T: int, size: int, source: str | Path) -> np.ndarray:

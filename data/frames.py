@@ -19,6 +19,7 @@ from tqdm import tqdm
 from .scratch import scratch_folder
 from .task import DataError
 
+SUMS = "checksums.npy"  # of each sample, uint32 [M]: CRC-32
 BILINEAR, NEAREST = InterpolationMode.BILINEAR, InterpolationMode.NEAREST_EXACT
 
 
@@ -58,7 +59,8 @@ def cached_frames(
     """Frames of every file, from one array on disk that is built on first use.
 
     The cache's name holds T, the rule by which events are split into frames, the size, and a digest of the files'
-    names and lengths: other settings or other files make another cache.
+    names, lengths and times of their last change: other settings or other files make another cache. Each sample has
+    a checksum, which is compared whenever it is read.
 
     Args:
         folder: where the cache goes.
@@ -66,13 +68,14 @@ def cached_frames(
         read: file → frames, ``dtype`` [T, 2, size, size].
 
     Returns:
-        index → frames, float32 [T, 2, size, size]; it opens the file anew each time, so any process may call it.
+        index → frames, float32 [T, 2, size, size]; it opens the file each time, so any process may call it. It raises
+        DataError if a sample is not what was written.
 
     Raises:
         DataError: if a file is broken, or the cache is broken or cannot be written.
     """
     root = os.path.commonpath(files)  # the whole data set may move
-    listing = "".join(f"{file.relative_to(root).as_posix()} {_size(file)}\n" for file in files)
+    listing = "".join(f"{file.relative_to(root).as_posix()} {_length_and_time(file)}\n" for file in files)
     digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
     target = folder / f"frames_T{T}_number_{size}x{size}_{digest}"
     shape = (len(files), T, 2, size, size)
@@ -82,40 +85,40 @@ def cached_frames(
             bar = tqdm(files, desc=f"events to {T} frames", unit="file", disable=None)
             _write(building / "frames.npy", (read(file) for file in bar), shape, np.dtype(dtype))
     frames = _open(target / "frames.npy")
-    if frames.shape != shape or frames.dtype != dtype:
+    sums = _open(target / SUMS)
+    if (frames.shape, frames.dtype, sums.shape, sums.dtype) != (shape, dtype, shape[:1], np.uint32):
         raise DataError(f"{target} is broken: delete this folder, it is built again")
     return partial(_load, target / "frames.npy")
 
 
-def _size(file: Path) -> int:
+def _length_and_time(file: Path) -> str:
     try:
-        return file.stat().st_size
+        status = file.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
 
 
 def _write(path: Path, samples: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Write [M, …] sample by sample, then read it back and compare checksums.
+    """Write [M, …] sample by sample, and their checksums beside it; then read it back and compare.
 
     Plain writes, not a memory map: a full disk is then an error, not the end of the process.
     """
-    checksum = 0
+    sums = np.zeros(shape[0], np.uint32)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         )
-        for sample in samples:
+        for index, sample in enumerate(samples):
             assert (sample.shape, sample.dtype) == (shape[1:], dtype)
             content = sample.tobytes()
-            checksum = zlib.crc32(content, checksum)
+            sums[index] = zlib.crc32(content)
             file.write(content)
         file.flush()
         os.fsync(file.fileno())  # on the disk before the folder takes its name
-    found = 0
-    for sample in _open(path):
-        found = zlib.crc32(sample.tobytes(), found)
-    if found != checksum:
+    if any(zlib.crc32(sample.tobytes()) != sums[index] for index, sample in enumerate(_open(path))):
         raise DataError(f"{path} was not written as it should be: check the disk, and run again")
+    np.save(path.with_name(SUMS), sums)
 
 
 def _open(path: Path) -> np.ndarray:
@@ -126,7 +129,12 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _load(path: Path, index: int) -> Tensor:
-    return torch.from_numpy(_open(path)[index].astype(np.float32))
+    frames = _open(path)[index]
+    if zlib.crc32(frames.tobytes()) != _open(path.with_name(SUMS))[index]:
+        raise DataError(
+            f"{path} is broken: sample {index} is not what was written; delete its folder, it is built again"
+        )
+    return torch.from_numpy(frames.astype(np.float32))
 
 
 def count_in_words(train: int, test: int, official: tuple[int, int]) -> str:

@@ -164,7 +164,7 @@ class IdxFolder:
     def broken(self, path: Path, number: int, why: str) -> DataError:
         name, md5 = self.source.official.resources[number]
         how = by_hand(self.url(name), path.with_name(name), md5, self.remedy())
-        return DataError(f"{path} is broken: {' '.join(why.split())}; delete it and {how}")
+        return DataError(f"{path} is broken: {' '.join(why.split())}; move it away and {how}")
 
 
 def find_folder(source: Source, data_dir: Path) -> Path:

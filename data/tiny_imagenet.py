@@ -183,4 +183,4 @@ def _missing(folder: Path, path: Path) -> DataError:
 
 
 def _how(folder: Path) -> str:
-    return f"unpack {ARCHIVE} again: {by_hand(URL, folder.parent / ARCHIVE, MD5, f'delete {folder} first')}"
+    return f"unpack {ARCHIVE} again: {by_hand(URL, folder.parent / ARCHIVE, MD5, f'move {folder} away first')}"

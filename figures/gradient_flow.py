@@ -28,7 +28,7 @@ from models import MODELS, build_model
 from neurons import NEURONS, TAU
 from settings.record import config_beside
 from settings.training import DEFAULTS, names_given_to
-from utils.checkpoint import CheckpointError, load_weights
+from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.exit import one_line_errors
 from utils.loss import build_loss
@@ -185,8 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = config_beside(path)
             if config is None:
                 raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
-            told = torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
-            neuron = told.get("neuron", config["neuron"])
+            config = {**DEFAULTS, **config}
+            neuron = read_checkpoint(path).get("neuron", config["neuron"])
             seed = config["seed"][0] if isinstance(config["seed"], list) else config["seed"]
             flows.append(flow_of({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path, args.b))
     else:

@@ -177,7 +177,7 @@ class Results:
                 seen = quantities_of(run.command.program, found.results)
                 done[seed] = found
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                notes.append(f"seed {seed}: {folder} is damaged ({error!r:.60}); delete it and run it again")
+                notes.append(f"seed {seed}: {folder} is damaged ({error!r:.60}); move it away and run it again")
                 continue
             for quantity, value in seen.items():
                 values.setdefault(quantity, []).append(value)

@@ -203,6 +203,7 @@ def test_refused_image_is_named_in_mid_run(train, tmp_path, workers):
     image.write_bytes(image.read_bytes()[:500])
     result = train("-data_dir", tmp_path / "data", "-dataset", "tiny_imagenet", "-j", workers)
     assert_refused(result, f"error: {image} is not a readable JPEG")
+    assert os.listdir(tmp_path / "cwd" / "logs") == []  # the run's folder went with it
 
 
 # -- checkpoints

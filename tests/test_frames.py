@@ -120,6 +120,25 @@ def test_other_settings_and_other_files_make_other_caches(tmp_path, files):
     assert names == ["frames_T2_number_4x4"] * 3 + ["frames_T3_number_4x4"]
 
 
+def test_a_source_replaced_by_one_of_the_same_length_is_read(tmp_path, files):
+    build(tmp_path / "cache", files)
+    before = files[0].stat()
+    files[0].write_text("9")
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert (build(tmp_path / "cache", files)(0) == 9).all()
+
+
+def test_a_byte_that_flips_in_the_cache_is_noticed(tmp_path, files):
+    load = build(tmp_path / "cache", files)
+    (frames,) = (tmp_path / "cache").glob("*/frames.npy")
+    content = bytearray(frames.read_bytes())
+    content[-1] ^= 1
+    frames.write_bytes(content)
+    assert (load(0) == 1).all()
+    for reader in (load, build(tmp_path / "cache", files)):
+        refused(lambda reader=reader: reader(3), frames, "sample 3 is not what was written")
+
+
 def test_build_that_fails_leaves_nothing(tmp_path, files):
     files[2].unlink()
     refused(lambda: build(tmp_path / "cache", files), files[2], "No such file")

@@ -55,6 +55,17 @@ EVENTS = {
     "npz: no polarity": (read_npz, "no polarity"),
     "npz: lengths differ": (read_npz, "lengths"),
     "npz: an array of 2^60": (read_npz, "huge"),
+    **{f"npz: {kind}": (read_npz, kind) for kind in ("fractions", "complex", "strings", "not a number", "dates")},
+    "npz: 0.1 MB that unpack to 100": (read_npz, "bomb"),
+}
+
+
+WRONG = {
+    "fractions": [1.7, 2.0, 3.0],
+    "complex": [1j, 2.0, 3.0],
+    "strings": ["1", "2", "3"],
+    "not a number": [1.0, np.nan, 3.0],
+    "dates": np.zeros(3, "datetime64[us]"),
 }
 
 
@@ -65,6 +76,11 @@ def npz(kind: str) -> bytes:
         arrays["t"] = np.array([{}, {}, {}], dtype=object)
     elif kind == "no polarity":
         del arrays["p"]
+    elif kind in WRONG:
+        arrays["x"] = np.array(WRONG[kind])
+    elif kind == "bomb":
+        np.savez_compressed(out, **{key: np.zeros(1 << 22, np.int64) for key in "txyp"})
+        return out.getvalue()
     elif kind == "lengths":
         arrays["x"] = np.zeros(2, np.int64)
     np.savez(out, **arrays)
@@ -81,6 +97,11 @@ def test_broken_events(tmp_path, case):
     path = tmp_path / "events"
     path.write_bytes(npz(content) if isinstance(content, str) else content)
     assert str(path) in error_of(read, path)
+
+
+def test_whole_numbers_in_floats_are_events(tmp_path):
+    np.savez(tmp_path / "a.npz", **{key: np.array([0.0, 1.0]) for key in "txyp"})
+    assert {array.dtype for array in read_npz(tmp_path / "a.npz").values()} == {np.dtype(np.int64)}
 
 
 def test_folder_in_place_of_an_event_file(tmp_path):

@@ -179,4 +179,4 @@ def test_tau_has_one_default():
     rooms = ("neurons", "models", "data", "utils", "settings", "analysis", "reproduction")
     sources = [path for room in rooms for path in (ROOT / room).rglob("*.py")] + list(ROOT.glob("*.py"))
     found = [(path.name, match.group()) for path in sources for match in again.finditer(path.read_text())]
-    assert found == [("defaults.py", "TAU")]
+    assert found == [("options.py", "TAU")]

@@ -7,7 +7,7 @@ import struct
 import warnings
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ DAMAGED = (
     OSError,
 )
 
+SMALL, MOST_SHRUNK = 1 << 26, 20  # bytes that any file may unpack to; torch itself shrinks nothing
 # what weights may be stored in
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -69,6 +70,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
+        if is_zipfile(path) and (unpacked := unpacked_size(path)) > max(SMALL, MOST_SHRUNK * path.stat().st_size):
+            raise CheckpointError(f"{path} is refused: it would unpack to {unpacked} bytes, as no checkpoint does")
         with warnings.catch_warnings():
             # what other programs, or damage, make of a pickle's second byte
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -88,6 +91,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if type(written) is not int or written not in range(1, FORMAT + 1):
         raise CheckpointError(f"{path} is of format {said(written)}; this version reads formats up to {FORMAT}")
     return recognised(state, path)
+
+
+def unpacked_size(path: Path) -> int:
+    """Bytes that a zip file announces."""
+    with ZipFile(path) as packed:
+        return sum(entry.file_size for entry in packed.infolist())
 
 
 def weights_of(state: dict[str, Any], path: str | Path) -> dict[str, Tensor]:

@@ -97,6 +97,18 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
 
 
+@contextmanager
+def taken_back(run: RunDir | None, *errors: type[Exception]) -> Iterator[None]:
+    """Remove a run's folder if one of ``errors`` ends the run before it has saved anything."""
+    try:
+        yield
+    except errors:
+        if run is not None and not any(path.exists() for path in (run.latest, run.best, run.previous)):
+            run.close()
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+
+
 def row_of(state: TrainState, trained: Mapping[str, float], seen: Results, seconds: float) -> dict[str, float]:
     """An epoch's row of metrics.jsonl."""
     row = {"epoch": state.epoch, "lr": state.optimizer.param_groups[0]["lr"]}
@@ -149,9 +161,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(whole, 1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError:
-            raise UsageError(f"line {number} of {path} is damaged; delete it, then try again") from None
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            row = ()  # no row
+        if row is not None and not (isinstance(row, dict) and type(row.get("epoch")) is int):
+            raise UsageError(
+                f"line {number} of {path} is damaged: it is no epoch's; mend it or take it out, then resume"
+            )
+        rows += [row] if row is not None else []
     return rows
 
 
