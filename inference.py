@@ -31,7 +31,6 @@ from deploy import table8
 from deploy.conversion import (
     FIXED_RESETS,
     calibrate,
-    is_lif_checkpoint,
     lif_checkpoint,
     lif_twin,
     neuron_layers,
@@ -45,7 +44,7 @@ from deploy.running_statistics import (
     with_each,
     words_of,
 )
-from deploy.subject import Subject, build_network, settle_statistics
+from deploy.subject import Subject, build_network, check_not_in_the_way, settle_statistics
 from settings.build import Batches
 from settings.inference import KEPT, PROGRAM, SOFT, check_request, drawn_of, inference_parser, settle
 from settings.rebuild import build_again, load_data
@@ -77,11 +76,7 @@ def infer(argv: Sequence[str] | None) -> None:
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
     out_dir = run.out_dir or folder_beside(run.resume) / "inference"
-    check_request(run, out_dir)
-    check_statistics_request(run)
-    check_not_in_the_way(run)
-    if run.profile and run.neuron not in KIND_OF:
-        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
+    check(run, out_dir)
     set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
@@ -130,27 +125,17 @@ def infer(argv: Sequence[str] | None) -> None:
         print(exporter.export_and_read_back(deployed, frame, run.export, next(test.epoch(0))[0]))
 
 
-def check_not_in_the_way(run: Namespace) -> None:
-    """Refuse to write over a file that the same option has not made, the checkpoint that is read least of all.
+def check(run: Namespace, out_dir: Path) -> None:
+    """Refuse what cannot be done before anything is computed or written.
 
     Raises:
-        UsageError: naming the option and the file.
+        UsageError: naming the option.
     """
-    if run.save_lif and run.save_lif.exists() and not was_saved_as_lif(run.save_lif):
-        raise UsageError(f"-save_lif: {run.save_lif} is there, and -save_lif has not made it; choose another name")
-    if run.export and run.export.exists():
-        raise UsageError(f"-export: {run.export} is there already; choose another name, or move it away")
-    written = [path.absolute() for path in (run.save_bn, run.save_lif, run.export) if path]
-    if len(set(written)) < len(written):
-        raise UsageError(f"{written[0]} is named twice: -save_bn, -save_lif and -export write a file each")
-
-
-def was_saved_as_lif(path: Path) -> bool:
-    """Whether a file is a checkpoint that ``-save_lif`` wrote."""
-    try:
-        return is_lif_checkpoint(read_checkpoint(path))
-    except CheckpointError:
-        return False
+    check_request(run, out_dir)
+    check_statistics_request(run)
+    check_not_in_the_way(run)
+    if run.profile and run.neuron not in KIND_OF:
+        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
 
 
 def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: dict[str, Any]) -> dict[str, Any]:

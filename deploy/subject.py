@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +17,12 @@ from neurons import HARD_RESET
 from settings.build import Batches
 from settings.rebuild import build_again
 from settings.training import names_given_to
-from utils.checkpoint import put_weights
+from utils.checkpoint import CheckpointError, put_weights, read_checkpoint
+from utils.cli import UsageError
 from utils.engine import evaluate, naming_memory
 from utils.loss import build_loss
 
-from .conversion import Score, lif_twin
+from .conversion import Score, is_lif_checkpoint, lif_twin
 from .running_statistics import choose_statistics, columns_of, note_on_length, take_again, with_each, words_of
 from .table8 import reset_name
 
@@ -112,3 +114,26 @@ def words_for(run: Namespace) -> str:
     if isinstance(run.v_reset, dict):
         return f" (reset per layer: {', '.join(f'{k} {reset_name(v)}' for k, v in run.v_reset.items())})"
     return " (soft reset)" if run.v_reset is None else f" (hard reset to {run.v_reset:g})"
+
+
+def check_not_in_the_way(run: Namespace) -> None:
+    """Refuse to write over a file that the same option has not made, the checkpoint that is read least of all.
+
+    Raises:
+        UsageError: naming the option and the file.
+    """
+    if run.save_lif and run.save_lif.exists() and not was_saved_as_lif(run.save_lif):
+        raise UsageError(f"-save_lif: {run.save_lif} is there, and -save_lif has not made it; choose another name")
+    if run.export and run.export.exists():
+        raise UsageError(f"-export: {run.export} is there already; choose another name, or move it away")
+    written = [path.absolute() for path in (run.save_bn, run.save_lif, run.export) if path]
+    if len(set(written)) < len(written):
+        raise UsageError(f"{written[0]} is named twice: -save_bn, -save_lif and -export write a file each")
+
+
+def was_saved_as_lif(path: Path) -> bool:
+    """Whether a file is a checkpoint that ``-save_lif`` wrote."""
+    try:
+        return is_lif_checkpoint(read_checkpoint(path))
+    except CheckpointError:
+        return False
