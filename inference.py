@@ -25,6 +25,7 @@ from torch import nn
 from accounts.account import write_account
 from accounts.operations import KIND_OF
 from accounts.profile import profile_network, thop_counts
+from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
 from data import DataError
 from deploy import table8
@@ -199,8 +200,9 @@ def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folde
     with naming_memory(run.b, run.T):
         profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
         dense_profile = profile_network(dense, [(x_seq[:1], labels)])
+        synops = synaptic_operations(net, x_seq)
     thop = thop_counts(dense, x_seq[:1, :1])
-    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))
+    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, synops, results))
 
 
 def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:

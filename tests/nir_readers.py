@@ -3,8 +3,8 @@
     python -m tests.nir_readers
 
 prints how many spikes differ from ours, reader by network, in float64 and in float32. In float64 a difference is one of
-meaning; in float32 a potential within rounding of the threshold decides otherwise now and then, and all that follows in its
-sequence with it. A reader that is not installed is left out.
+meaning; in float32 a potential within rounding of the threshold decides otherwise now and then, and all that follows in
+its sequence with it. A reader that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def spikes_of(
         elif isinstance(node, nir.Conv2d | nir.Affine):
             module.weight.data = torch.from_numpy(node.weight).to(x_seq)
             module.bias.data = torch.from_numpy(node.bias).to(x_seq)
+            module.register_forward_pre_hook(lambda m, inputs: inputs[0].to(x_seq))  # snnTorch's spikes are float32
     run()
     return {name: torch.stack(steps) if stepwise else steps[0] for name, steps in seen.items()}
 

@@ -9,7 +9,7 @@ import torch
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
-from neurons.ops import c_build, c_launch
+from neurons.ops import c_build, c_source
 from tests.helpers import ENVIRONMENT, ROOT
 
 # what a level adds that the one below lacks, as /proc/cpuinfo calls it
@@ -27,7 +27,7 @@ def level(request, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     flags = [f"-march={request.param}" if flag.startswith("-march=") else flag for flag in c_build.FLAGS]
     monkeypatch.setattr(c_build, "FLAGS", tuple(flags))
-    kept = (c_build.folder, c_build.library, c_launch.built, c_launch.norm_library)
+    kept = (c_build.folder, c_build.library, c_source.built, c_source.norm_library)
     for function in kept:
         function.cache_clear()
     yield request.param

@@ -15,7 +15,18 @@ from tests.helpers import ROOT
 # imported here and there, and pinned by another: Triton by torch (its CUDA builds bring it), the last is this project
 NOT_PINNED = {"triton", "clif_neurons"}
 # pinned, and not imported by name
-TOOLS = {"coverage", "mypy", "pre-commit", "pytest-cov", "pytest-rerunfailures", "pytest-xdist", "ruff", "types-pyyaml"}
+TOOLS = {
+    "coverage",
+    "mypy",
+    "norse",
+    "pre-commit",
+    "snntorch",
+    "pytest-cov",
+    "pytest-rerunfailures",
+    "pytest-xdist",
+    "ruff",
+    "types-pyyaml",
+}
 BEHIND_OTHERS = {"nirtorch", "setuptools"}  # SpikingJelly's NIR exchange and thop import these
 
 

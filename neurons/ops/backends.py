@@ -49,18 +49,6 @@ class Kernels(Protocol):
         self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]: ...
 
-    def track(
-        self,
-        shared: tuple[Tensor, Tensor],
-        of_steps: tuple[Tensor, Tensor] | None,
-        count: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        correction: float,
-        momentum: float,
-    ) -> None:
-        """See :func:`.running.track`; where that is worth a kernel, on CUDA."""
-
     def saved_for(self, inputs: Inputs) -> Tensors:
         """Tensors like those that a forward in training saves besides x; x may be fake."""
 

@@ -118,24 +118,6 @@ class TritonKernels(NormKernels):
             programs, T, distinct, frame.columns, x.stride(0), frame.rows, eps, MERGED=merged, **terms(T, programs),
         )  # fmt: skip
 
-    def track(
-        self,
-        shared: tuple[Tensor, Tensor],
-        of_steps: tuple[Tensor, Tensor] | None,
-        count: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        correction: float,
-        momentum: float,
-    ) -> None:
-        """Update running statistics; see :func:`.running.track`."""
-        T, C = mean.shape
-        mean, var = in_rows(mean), in_rows(var)
-        launch(
-            track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
-            T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
-        )  # fmt: skip
-
     def combine(self, g_y: Tensor, x: Tensor, scale: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """∂L/∂x = a·g_y + A·x + B, in g_y's place."""
         frame, T = Frame.of(x, True), x.shape[0]
@@ -187,3 +169,21 @@ class TritonKernels(NormKernels):
         )  # fmt: skip
         g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
         return g_x, g_weight, g_bias, g_table
+
+
+def track_by_triton(
+    shared: tuple[Tensor, Tensor],
+    of_steps: tuple[Tensor, Tensor] | None,
+    count: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    correction: float,
+    momentum: float,
+) -> None:
+    """Update running statistics; see :func:`.running.track`."""
+    T, C = mean.shape
+    mean, var = in_rows(mean), in_rows(var)
+    launch(
+        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
+        T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
+    )  # fmt: skip
