@@ -126,7 +126,11 @@ def infer(argv: Sequence[str] | None) -> None:
 
 
 def check_all(run: Namespace, out_dir: Path) -> None:
-    """Refuse what cannot be met, before any work and with nothing written."""
+    """Refuse what cannot be done before anything is computed or written.
+
+    Raises:
+        UsageError: naming the option.
+    """
     check_request(run, out_dir)
     check_statistics_request(run)
     check_not_in_the_way(run)

@@ -39,9 +39,10 @@ def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
         return neuron(norm(x))
     if not norm.training:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))
+    backend = neuron.backend_for(x)
     spikes, mean, var, n = neuron.fire_normed(x, norm.weight, norm.bias, norm.eps, norm.merged, norm.sum_over_ranks)
     values = x.numel() // x.shape[2] // mean.shape[0]
-    norm.track(mean, var, values if norm.sum_over_ranks is None else n, neuron.backend_for(x))
+    norm.track(mean, var, values if norm.sum_over_ranks is None else n, backend)
     return spikes
 
 
