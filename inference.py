@@ -4,6 +4,7 @@
     python inference.py -resume logs/my_run/checkpoint_max.pth
     python inference.py -resume logs/my_run/checkpoint_max.pth -neuron LIF -v_reset -0.06
     python inference.py -resume logs/my_run/checkpoint_max.pth -sweep -calibrate
+    python inference.py -resume zoo:digits_CLIF
 
 reads top to bottom: options, checkpoint, data, network, then what was asked for.
 """
@@ -22,11 +23,21 @@ from typing import Any
 from torch import nn
 
 from accounts.account import write_account
+from accounts.operations import KIND_OF
 from accounts.profile import profile_network, thop_counts
+from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
 from data import DataError
 from deploy import table8
-from deploy.conversion import FIXED_RESETS, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
+from deploy.conversion import (
+    FIXED_RESETS,
+    calibrate,
+    is_lif_checkpoint,
+    lif_checkpoint,
+    lif_twin,
+    neuron_layers,
+    sweep,
+)
 from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
@@ -37,7 +48,7 @@ from deploy.running_statistics import (
 )
 from deploy.subject import Subject, build_network, settle_statistics
 from settings.build import Batches
-from settings.inference import KEPT, PROGRAM, SOFT, check_request, inference_parser, settle
+from settings.inference import KEPT, PROGRAM, SOFT, check_request, drawn_of, inference_parser, settle
 from settings.rebuild import build_again, load_data
 from settings.record import config_beside
 from utils.checkpoint import CheckpointError, read_checkpoint, save_checkpoint, weights_of
@@ -45,10 +56,12 @@ from utils.cli import UsageError
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
 from utils.exit import one_line_errors
-from utils.meter import NonFiniteLossError
+from utils.finite import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
+from utils.progress import progress
 from utils.run_dir import environment
+from utils.zoo import folder_beside
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 
@@ -64,9 +77,12 @@ def infer(argv: Sequence[str] | None) -> None:
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
-    out_dir = run.out_dir or run.resume.parent / "inference"
+    out_dir = run.out_dir or folder_beside(run.resume) / "inference"
     check_request(run, out_dir)
     check_statistics_request(run)
+    check_not_in_the_way(run)
+    if run.profile and run.neuron not in KIND_OF:
+        raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
     set_numerics(run.cudnn, tf32=run.tf32)
 
     # -- data
@@ -74,7 +90,9 @@ def infer(argv: Sequence[str] | None) -> None:
 
     # -- network: as it was trained, or its LIF twin
     try:
-        net = build_network(run, checkpoint, task, own_tau=args.tau).to(device).eval()
+        net = build_network(run, checkpoint, task.shape, own_tau=args.tau).to(device).eval()
+        for v_reset in resets_of(run):  # refused now if one is not below V_th
+            lif_twin(net, v_reset)
     except ValueError as error:
         raise UsageError(f"-model {run.model} on {run.dataset}: {error}") from None
     if retaken is None:
@@ -107,10 +125,33 @@ def infer(argv: Sequence[str] | None) -> None:
         print(f"network with its new statistics: {run.save_bn}")
     if run.save_lif:
         run.save_lif.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(lif_checkpoint(deployed, subject.settings), run.save_lif)
+        save_checkpoint(lif_checkpoint(deployed, {**subject.settings, **drawn_of(run)}), run.save_lif)
         print(f"LIF network: {run.save_lif}{note_on_export(deployed, run)}")
     if exporter:
         print(exporter.export_and_read_back(deployed, frame, run.export, next(test.epoch(0))[0]))
+
+
+def check_not_in_the_way(run: Namespace) -> None:
+    """Refuse to write over a file that the same option has not made, the checkpoint that is read least of all.
+
+    Raises:
+        UsageError: naming the option and the file.
+    """
+    if run.save_lif and run.save_lif.exists() and not was_saved_as_lif(run.save_lif):
+        raise UsageError(f"-save_lif: {run.save_lif} is there, and -save_lif has not made it; choose another name")
+    if run.export and run.export.exists():
+        raise UsageError(f"-export: {run.export} is there already; choose another name, or move it away")
+    written = [path.absolute() for path in (run.save_bn, run.save_lif, run.export) if path]
+    if len(set(written)) < len(written):
+        raise UsageError(f"{written[0]} is named twice: -save_bn, -save_lif and -export write a file each")
+
+
+def was_saved_as_lif(path: Path) -> bool:
+    """Whether a file is a checkpoint that ``-save_lif`` wrote."""
+    try:
+        return is_lif_checkpoint(read_checkpoint(path))
+    except CheckpointError:
+        return False
 
 
 def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: dict[str, Any]) -> dict[str, Any]:
@@ -134,12 +175,18 @@ def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: 
     return results
 
 
+def resets_of(run: Namespace) -> Sequence[float | None]:
+    """The reset values of ``-sweep`` and ``-calibrate``; none where neither is asked for."""
+    if not (run.sweep or run.calibrate):
+        return ()
+    return FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
+
+
 def choose_reset(
     subject: Subject, net: nn.Module, calibration: Batches | None, results: dict[str, Any], folder: Path
 ) -> nn.Module:
     """A row of Table 8, and with ``calibration`` the reset values chosen on it; returns the network to deploy."""
-    run, deployed = subject.run, net
-    resets = FIXED_RESETS if run.v_resets is None else [None if v == SOFT else v for v in run.v_resets]
+    run, deployed, resets = subject.run, net, resets_of(subject.run)
     swept = with_each(net, run.T, partial(sweep, score=subject.score, resets=resets))
     fixed = [{"v_reset": v_reset, **in_one_row({kind: seen[v_reset] for kind, seen in swept.items()})}
              for v_reset in resets]  # fmt: skip
@@ -163,13 +210,14 @@ def choose_reset(
 def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:
     """Firing rates, operations and energy, beside those of the same network with ReLU."""
     run, test = subject.run, subject.test
-    dense = build_again(run, subject.task, "relu").to(subject.device)
+    dense = build_again(run, subject.task.shape, "relu").to(subject.device)
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
-        profile = profile_network(net, test.epoch(0))
+        profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
         dense_profile = profile_network(dense, [(x_seq[:1], labels)])
+        synops = synaptic_operations(net, x_seq)
     thop = thop_counts(dense, x_seq[:1, :1])
-    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, results))
+    print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, synops, results))
 
 
 def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:

@@ -6,6 +6,7 @@
     python reproduce.py run table1 --only cifar10-clif-T6 --seeds 2022 2023
     python reproduce.py report all
     python reproduce.py keep table1
+    python reproduce.py compare logs/CLIF logs/LIF
     python reproduce.py smoke
 
 A table or figure is a recipe (recipes/*.yaml), a result is a run folder, a report is the two side by side.
@@ -23,16 +24,19 @@ from typing import TypeVar
 
 from reproduction.checked_yaml import RecipeError
 from reproduction.comparison import write_report
+from reproduction.html_page import write_page
 from reproduction.keep import keep
 from reproduction.markdown import show
 from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
 from reproduction.results import Results
 from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
+from reproduction.side_by_side import compare
 from reproduction.smoke import smoke
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 
 RUNS_DIR = Path("logs/reproduce")
+COMPARISON = Path("logs/compare")
 ALL = "all"
 T = TypeVar("T", Recipe, Run)
 
@@ -43,6 +47,7 @@ COMMANDS = {
     "run": "run what a recipe still lacks; what was stopped is resumed",
     "report": "the paper's values and ours side by side",
     "keep": "write finished runs into the evidence, a line for each, to be committed",
+    "compare": "any run folders side by side: a table, their curves, differences paired by seed",
     "smoke": "start every command on two batches of made-up data in the data set's own shape",
 }
 
@@ -63,6 +68,8 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     if name == "smoke":
         add("recipe", nargs="*", help="these recipes alone; none means all")
         add("--processes", type=number(int, least=1), default=os.cpu_count(), help="how many at once")
+    elif name == "compare":
+        add("runs", nargs="+", type=Path, metavar="LOGS", help="run folders, or folders that hold some")
     elif name != "list":
         add("recipe", nargs="?" if name == "report" else None, default=ALL,
             help="table1, figure2b …" + (" or all" if name == "report" else ""))  # fmt: skip
@@ -70,19 +77,28 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         add("--only", nargs="+", metavar="ID", help="these runs of the recipe alone")
         add("--data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
         add("--dry-run", action="store_true", help="print the commands, run nothing")
-    add("--recipes", type=Path, default=RECIPES, help="folder of the recipes")
+    if name != "compare":
+        add("--recipes", type=Path, default=RECIPES, help="folder of the recipes")
     if name in ("run", "report", "keep"):
         add("--seeds", type=natural, nargs="+", help="in place of the recipe's seeds")
     if name in ("list", "show", "run", "report", "keep"):
         add("--runs_dir", type=Path, default=RUNS_DIR, help="where run folders stand")
-    if name == "report":
-        add("--out", type=Path, help="where Markdown, CSV, JSON and figures go; None is RUNS_DIR/report")
+    if name in ("report", "compare"):
+        where = "RUNS_DIR/report" if name == "report" else str(COMPARISON)
+        add("--out", type=Path, help=f"folder for tables, JSON and figures; None is {where}")
+        add("--html", type=Path, metavar="FILE", help="besides, all of it as one page that needs no network")
     return Namespace(command=name, **vars(parser.parse_args(words[1:])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = read_options(argv)
+    if args.command == "compare":
+        out_dir = args.out or COMPARISON
+        text = compare(args.runs, out_dir)
+        print(f"{text}\nwritten to {out_dir}")
+        write_html(args.html, "Runs side by side", {"runs": text}, out_dir)
+        return 0
     recipes = load_recipes(args.recipes)
     runs = {run.full_id: run for recipe in recipes.values() for run in recipe.runs}
     if args.command == "smoke":
@@ -99,15 +115,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "report":
         chosen = list(recipes.values()) if args.recipe == ALL else [known(recipes, args.recipe, "recipe")]
         out_dir = args.out or args.runs_dir / "report"
+        reports = {}
         for recipe in chosen:
-            print(write_report(recipe, args.seeds, results, out_dir), flush=True)
+            reports[recipe.name] = write_report(recipe, args.seeds, results, out_dir)
+            print(reports[recipe.name], flush=True)
         print(f"written to {out_dir}")
+        write_html(args.html, "CLIF: the paper's tables and figures, and ours", reports, out_dir)
         return 0
     recipe = known(recipes, args.recipe, "recipe")
     if args.command == "keep":
         print(keep(recipe, args.seeds or recipe.seeds, results, recipes))
         return 0
     return run(recipe, args, results)
+
+
+def write_html(path: Path | None, title: str, reports: Mapping[str, str], pictures: Path) -> None:
+    """Write reports as one page, if that was asked for."""
+    if path is not None:
+        write_page(path, title, reports, pictures)
+        print(f"page: {path}")
 
 
 def run(recipe: Recipe, args: Namespace, results: Results) -> int:

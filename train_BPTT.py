@@ -26,15 +26,17 @@ from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, put_weights, save_checkpoint
 from utils.cli import UsageError, exchange_of
 from utils.cuda_graph import check_can_record
+from utils.curves import COLUMN
 from utils.device import choose_device
-from utils.distributed import RankLostError, Ranks, naming_lost_ranks
+from utils.distributed import Ranks
 from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
 from utils.exit import one_line_errors
+from utils.finite import NonFiniteLossError
 from utils.interrupt import Saver, Stopped, Watch, watched
-from utils.meter import NonFiniteLossError
+from utils.lost import RankLostError, naming_lost_ranks
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
-from utils.run_dir import COLUMN, Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of
+from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of
 from utils.seeding import seed_all
 
 ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
@@ -64,8 +66,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
         restore(state, resumed.content, resumed.path)
         if state.epoch >= s.epochs:
             print(f"nothing left to train: {resumed.path} has seen {state.epoch} epochs, -epochs is {s.epochs}")
-            rows = read_metrics(resumed.path.parent / "metrics.jsonl")
-            return rows[-1] if rows else {}
+            return [{}, *read_metrics(resumed.path.parent / "metrics.jsonl")][-1]
 
     # -- the run's folder: nothing is written before this line, and rank 0 alone writes
     run = open_run(state, task, s, resumed) if ranks.is_first else None
@@ -128,6 +129,8 @@ def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, 
     print(f"{s.model} with {s.neuron}, T = {s.T}, {norm}, {state.device}, {computed_by}, {precision}{state.ranks}\n"
           f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"
           f"run folder: {run and run.path}")  # fmt: skip
+    if s.lr_scheduler == "CosALR" and s.epochs < s.T_max:
+        print(f"note: -epochs {s.epochs} end before -T_max {s.T_max}: the learning rate does not reach its lowest")
 
 
 def exchange_if_due(state: TrainState, switch_neuron: str | None) -> None:

@@ -13,8 +13,9 @@ from figures.panels import Line, Panel
 from utils.output import markdown_table, write_json
 
 from .memory_energy import ACCESS_FORMULA, COUNT_FORMULAS, FORMULAS, SPIKES_FORMULA, EnergyBreakdown
-from .operations import ENERGY_FORMULA, Operations
+from .operations import ENERGY_FORMULA, KIND_OF, Operations
 from .profile import NetworkProfile
+from .synops import SynapticOperations, synops_markdown
 
 # Table 7's parts on the axis of the picture
 PARTS = {
@@ -77,6 +78,7 @@ def write_account(
     profile: NetworkProfile,
     dense: NetworkProfile,
     thop: tuple[int, int],
+    synops: SynapticOperations,
     about: dict[str, Any],
 ) -> str:
     """Write the account of a network: account.md and .json, energy.png and firing_rates.png; returns the Markdown.
@@ -85,9 +87,10 @@ def write_account(
         neuron: what the network runs with.
         profile: of the network. dense: of the same network with ReLU, the row it is compared with.
         thop: MACs of the ReLU network and its parameters, as thop counts them.
+        synops: of the network, counted in other ways.
         about: what else belongs into the JSON.
     """
-    kind = "LIF" if neuron == "PLIF" else neuron  # PLIF costs what LIF does
+    kind = KIND_OF[neuron]
     T, rates = profile.T, profile.firing_rates()
     energy, counted = {"ReLU": dense.memory_energy("relu")}, {"ReLU": dense.operations("relu", 1)}
     if neuron != "relu":
@@ -101,6 +104,8 @@ def write_account(
         f"{macs / 1e6:.2f} M (both as thop counts them).\n",
         "Operations and energy per sample (Table 6)\n",
         operations_markdown(counted),
+        "Synaptic operations, counted in other ways than Table 6's\n",
+        synops_markdown(synops),
         "Energy with memory and addressing (Table 7)\n",
         energy_markdown(energy),
         f"Firing rate by layer (Figure 11): spikes / (neurons · T · samples); mean over layers {mean_rate:.4f}\n",
@@ -108,6 +113,7 @@ def write_account(
     ])  # fmt: skip
     (folder / "account.md").write_text(text)
     content = {**about, "parameters": params, "relu_macs": macs, "samples": profile.samples, "firing_rates": rates}
+    content["synaptic_operations"] = synops.as_dict()
     write_json(folder / "account.json", content | as_json(energy, counted))
     draw_energy(energy, folder / "energy")
     layers: dict[Any, Sequence[float]] = {number: [rate] for number, rate in enumerate(rates.values(), 1)}

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-NEURON_KINDS = ("relu", "LIF", "CLIF")  # the rows of Tables 6 and 7, in print order; PLIF costs what LIF does
+NEURON_KINDS = ("relu", "LIF", "CLIF")  # the rows of Tables 6 and 7, in print order
+KIND_OF = {"relu": "relu", "LIF": "LIF", "PLIF": "LIF", "CLIF": "CLIF"}  # neuron → the row that says what it costs
 E_AC_PJ, E_MAC_PJ = 0.9, 4.6
 NEURON_ACS = {"relu": 0, "LIF": 1, "CLIF": 1}
 NEURON_MACS = {"relu": 1, "LIF": 0, "CLIF": 4}

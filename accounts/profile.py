@@ -1,6 +1,6 @@
 """Measures a network on data: layer shapes, firing rates, and the parameters and MACs that thop counts.
 
-SpikingJelly 2 has operation counters of its own. They are not used here, because they do not count as the paper does:
+SpikingJelly 2 has operation counters of its own. They do not count as the paper does (:mod:`accounts.synops` shows one):
 
 - ``SynOpCounter`` follows each spike to the weights it really meets, so a spike at the border of a padded
   convolution costs less. The paper multiplies the dense count by the firing rate. For linear layers and for

@@ -1,48 +1,18 @@
-"""What is measured: the cases of each group, at the sizes of each device, and how one is run."""
+"""What is measured: the cases of each group, at the sizes of each device."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from utils.numerics import set_numerics
-
 from . import layers, networks, ranks
-from .timing import Contender, Makers, flatness, measure, peak_memory_mib, summarise
+from .measuring import FLAT_FROM, FLAT_WITHIN, Case
 
 LENGTHS = (2, 4, 8, 16, 32, 64)
-FLAT_FROM = 4  # shortest T of the claim that time and memory per step do not depend on T
-FLAT_WITHIN = 0.10
-
-
-@dataclass(frozen=True)
-class Case:
-    """One table: contenders that do the same work.
-
-    Args:
-        build: () → the contenders' makers.
-        settings: what the work is, for the record.
-        rounds: how often every contender has its turn.
-        repeats: repetitions in a turn, see :func:`benchmarks.timing.time_phases`.
-        warm_up: untimed repetitions before the first round.
-        memory: also measure the memory that each contender takes.
-        per: what times are of: ``""``, or a share of the work such as ``"per time step"``.
-    """
-
-    group: str
-    title: str
-    build: Callable[[], Makers]
-    settings: dict[str, Any] = field(default_factory=dict)
-    rounds: int = 10
-    repeats: int = 1
-    warm_up: int = 1
-    memory: bool = False
-    per: str = ""
 
 
 @dataclass(frozen=True)
@@ -204,67 +174,3 @@ GROUPS: dict[str, Callable[[Scale], list[Case]]] = {
 def spell(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
-
-
-def run_case(case: Case, device: torch.device, cudnn: str = "deterministic", tf32: bool = False) -> dict[str, Any]:
-    """Measure a case, in a process that does nothing else; returns plain values, for JSON.
-
-    On CUDA this includes memory; on a CPU each contender's is asked for in a process of its own (:func:`memory_of`).
-    ``cudnn`` and ``tf32`` are those of training, see :func:`utils.numerics.set_numerics`.
-    """
-    set_numerics(cudnn, tf32=tf32)
-    started = time.perf_counter()
-    samples, failed, contenders = measure(
-        case.build(),
-        rounds=case.rounds,
-        repeats=case.repeats,
-        warm_up=case.warm_up,
-        device=device,
-        title=case.title,
-    )
-    first = next(iter(contenders))
-    against = {name: contender.against or first for name, contender in contenders.items()}
-    memory = {}
-    if case.memory and device.type == "cuda":
-        memory = {name: peak_memory_mib(contender, device) for name, contender in contenders.items()}
-    return {
-        "group": case.group,
-        "title": case.title,
-        "per": case.per,
-        "settings": case.settings,
-        "rounds": case.rounds,
-        "repeats": case.repeats,
-        "warm_up": case.warm_up,
-        "seconds": time.perf_counter() - started,
-        "against": against,
-        "contenders": summarise(samples, against),
-        "failed": failed,
-        "memory_mib": memory,
-    }
-
-
-def memory_of(case: Case, name: str, device: torch.device) -> float | None:
-    """Memory of one contender in MiB, in a process that does nothing else."""
-    contender: Contender = case.build()[name]()
-    return peak_memory_mib(contender, device)
-
-
-def growth_verdict(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Whether ours stays flat per step from T = 4 on, in time and memory: ``{"ours": {"time": …, …}, …}``.
-
-    Args:
-        result: of the growth case, memory included.
-    """
-    verdict: dict[str, dict[str, Any]] = {}
-    lengths = [T for T in result["settings"]["T"] if T >= FLAT_FROM]
-    for label, loop in (("ours", False), ("step loop", True)):
-        names = {T: layers.growth_name(T, loop) for T in lengths}
-        times = {T: phases[layers.FORWARD_BACKWARD]["median_ms"] for T, n in names.items()
-                 if (phases := result["contenders"].get(n))}  # fmt: skip
-        memory = {T: mib for T, n in names.items() if (mib := result["memory_mib"].get(n))}
-        verdict[label] = {}
-        for quantity, costs in (("time", times), ("memory", memory)):
-            if len(costs) == len(lengths):
-                deviation = flatness(costs)
-                verdict[label][quantity] = {"max_deviation": deviation, "flat": deviation <= FLAT_WITHIN}
-    return verdict

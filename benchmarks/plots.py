@@ -11,8 +11,8 @@ from matplotlib.ticker import NullFormatter
 
 from figures.style import BLUE, GREY, HATCHES, ORANGE, SERIES_STYLES, WIDTH, in_style
 
-from .cases import FLAT_FROM
 from .layers import FORWARD_BACKWARD, growth_name
+from .measuring import FLAT_FROM
 from .tables import number
 
 Result = dict[str, Any]

@@ -16,7 +16,7 @@ from neurons.ops.c_build import compiler
 from utils.output import markdown_table
 from utils.run_dir import environment
 
-from .cases import FLAT_FROM, FLAT_WITHIN
+from .measuring import FLAT_FROM, FLAT_WITHIN
 
 BUSY = 0.5  # load per processor above which a machine is not quiet
 READING = (

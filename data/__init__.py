@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
@@ -58,5 +59,8 @@ def build_dataset(
         DataError: if the name is unknown, or the data is missing or broken.
     """
     if name not in DATASETS:
-        raise DataError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+        by_lower = {known.lower(): known for known in DATASETS}
+        near = [by_lower[low] for low in get_close_matches(name.lower(), by_lower, n=1)]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(DATASETS)})")
     return builder(name)(DataOptions(Path(data_dir), T, seed, cutupmix_auto, download, event_split))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -117,12 +118,17 @@ def read_pair(file: Path) -> tuple[Tensor, int]:
         frames, label = torch.as_tensor(frames), int(label)
     except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
         raise DataError(f"{file} is broken or not a pair (frames, label) of plain tensors; make it again") from error
+    if frames.is_complex():
+        raise DataError(f"{file} holds complex frames; real counts are expected")
     if frames.dim() != 4 or frames.shape[1] != 2 or frames.shape[2] != frames.shape[3] or label not in range(10):
         shape = list(frames.shape)
         raise DataError(f"{file} holds frames {shape} of class {label}; [T, 2, H, H] of class 0–9 are expected")
     if frames.numel() > frames.untyped_storage().nbytes():  # a view that repeats a few numbers without end
         raise DataError(f"{file} holds fewer numbers than frames {list(frames.shape)} need; make it again")
-    return frames.to(torch.float32), label
+    frames = frames.to(torch.float32)
+    if not isfinite(frames.sum()):
+        raise DataError(f"{file} holds numbers that are not finite; make it again")
+    return frames, label
 
 
 def load_frames(files: list[Path], index: int) -> Tensor:

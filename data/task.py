@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,10 +93,14 @@ class Split(Dataset):
         return len(self.indices)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        """Raises :class:`DataError`, naming the sample, if it is not finite."""
         epoch, position = key
         index = int(self.indices[position])
         with keyed_rng(self.seed, epoch, index):
-            return self.transform(self.load(index)), int(self.all_labels[index])
+            sample = self.transform(self.load(index))
+        if not isfinite(sample.sum()):  # a sum is what costs least, and takes over what is not finite
+            raise DataError(f"sample {index} holds a number that is not finite: its file, or its transform, is broken")
+        return sample, int(self.all_labels[index])
 
     @property
     def labels(self) -> Tensor:
@@ -154,6 +160,11 @@ class Task:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a network must know of it: num_classes, in_channels, input_size."""
+        return {"num_classes": self.num_classes, "in_channels": self.in_channels, "input_size": self.input_size}
 
     def hold_out(self, fraction: float, seed: int) -> Task:
         """Move a stratified ``fraction`` of the training set to ``val``.

@@ -14,17 +14,17 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from torch import nn
-from tqdm import tqdm
 
 from models import build_like, replace_neurons
 from neurons import SpikingNeuron
+from utils.progress import progress
 
 Reset = float | None
 """A reset value: a number for the hard reset, None for the soft one."""
 
 FIXED_RESETS: tuple[Reset, ...] = (None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.10)  # Table 8's columns
 COARSE, FINE = 0.02, 0.01  # steps of the calibration; the first is Table 8's
-LOWEST, HIGHEST = -1.0, 0.5  # the calibration stays here: within V_th = 1 of the rest, and clearly below V_th
+LOWEST, HIGHEST = -1.0, 0.5  # in units of V_th: the calibration stays here, clearly below V_th
 
 
 def neuron_layers(net: nn.Module) -> dict[str, SpikingNeuron]:
@@ -93,6 +93,11 @@ def per_layer(value: Any, layers: Iterable[str], what: str) -> dict[str, Any]:
     return dict(value)
 
 
+def is_lif_checkpoint(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is one that :func:`lif_checkpoint` made: it says what it once was, and trains no further."""
+    return state.get("neuron") == "LIF" and "trained_with" in state and "optimizer" not in state
+
+
 def lif_checkpoint(twin: nn.Module, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A converted network as a checkpoint: ``net``, ``neuron``, ``tau`` and ``v_reset``, all plain values.
 
@@ -145,10 +150,11 @@ class Calibration:
     trials: int
 
 
-def climb(value: Reset, score_of: Callable[[Reset], Score], step: float) -> Reset:
+def climb(value: Reset, score_of: Callable[[Reset], Score], step: float, v_threshold: float = 1.0) -> Reset:
     """Uphill from ``value`` in steps, one way and then the other; a soft reset stands still."""
+    least, most = LOWEST * v_threshold, HIGHEST * v_threshold
     for direction in (-step, step):
-        while value is not None and LOWEST <= (following := round(value + direction, 6)) <= HIGHEST:
+        while value is not None and least <= (following := round(value + direction, 6)) <= most:
             if not score_of(following).beats(score_of(value)):
                 break
             value = following
@@ -175,23 +181,26 @@ def calibrate(
     """
     seen: dict[tuple[Reset, ...], Score] = {}
     names = list(neuron_layers(net))
+    v_threshold = min(neuron.v_threshold for neuron in neuron_layers(net).values())
 
-    def score_at(values: tuple[Reset, ...]) -> Score:
-        if values not in seen:
-            seen[values] = score(lif_twin(net, dict(zip(names, values, strict=True))))
-        return seen[values]
+    with progress((), "calibrate", len(resets) + 2 + passes * len(names), unit="step") as bar:
 
-    def everywhere(value: Reset) -> Score:
-        return score_at((value,) * len(names))
+        def score_at(values: tuple[Reset, ...]) -> Score:
+            if values not in seen:
+                seen[values] = score(lif_twin(net, dict(zip(names, values, strict=True))))
+                bar.update(0)  # a line may be due
+            return seen[values]
 
-    with tqdm(total=len(resets) + 2 + passes * len(names), desc="calibrate", leave=False, disable=None) as bar:
+        def everywhere(value: Reset) -> Score:
+            return score_at((value,) * len(names))
+
         network = resets[0]
         for value in resets:
             if everywhere(value).beats(everywhere(network)):
                 network = value
             bar.update()
         for step in (COARSE, FINE):
-            network = climb(network, everywhere, step)
+            network = climb(network, everywhere, step, v_threshold)
             bar.update()
         network_score = everywhere(network)
 
@@ -206,7 +215,7 @@ def calibrate(
 
                 other = [0.0] if best[i] is None else [None] if None in resets else []
                 for start in [best[i], *other]:
-                    found = climb(start, here, COARSE)
+                    found = climb(start, here, COARSE, v_threshold)
                     if here(found).beats(here(best[i])):
                         best[i] = found
                 bar.update()

@@ -1,10 +1,12 @@
 """A converted network as NIR, the intermediate representation that neuromorphic frameworks and chips read.
 
 NIR (Pedersen et al., Nature Communications 2024) describes τ·dv/dt = (v_leak − v) + R·I with a reset to ``v_reset``.
-A step of length dt takes v to v + (dt/τ_nir)·((v_leak − v) + R·I), so LIF with a hard reset,
-u ← v_reset + γ·(u − v_reset) + c with γ = 1 − 1/τ, is that node exactly with τ_nir = τ·dt, R = τ (so that the input is
-not decayed) and v_leak = v_reset. NIR has no soft reset and no CLIF. Two conventions a reader must share: u starts at
-v_reset, and u = V_th fires (NIR writes v > v_threshold; SpikingJelly reads it as ≥, as the paper does).
+A step of length dt takes v to v + (dt/τ_nir)·((v_leak − v) + R·I). LIF with a hard reset,
+u ← v_reset + γ·(u − v_reset) + c with γ = 1 − 1/τ, is that node with τ_nir = τ·dt. It is written in a form that more
+readers take: potentials count from v_reset (v = u − v_reset, so v_leak = v_reset = 0 and v_threshold = V_th − v_reset),
+and R = 1, with the factor τ in the weights and biases before the neuron. Both change nothing but rounding. NIR has no
+soft reset and no CLIF. Two conventions a reader must share: v starts at 0, and v = v_threshold fires (NIR writes
+v > v_threshold; SpikingJelly reads it as ≥, as the paper does).
 
 What else is rewritten, without changing the function: batch norm is folded into the convolution before it, or, behind a
 sum, becomes a 1×1 convolution with a diagonal weight; an adaptive average pool is folded into the linear layer behind
@@ -112,7 +114,8 @@ def export_and_read_back(net: SpikingNetwork, input_shape: tuple[int, int, int],
     logits, read = net.eval()(x_seq), run_in_spikingjelly(path, x_seq)
     same = (logits.sum(0).argmax(1) == read.sum(0).argmax(1)).sum()  # [T, N, K] → [N, K] → [N]
     return (
-        f"NIR: {path} (dt = {DT:g} s; u starts at v_reset). Read back by SpikingJelly {version('spikingjelly')}: "
+        f"NIR: {path} (dt = {DT:g} s; potentials count from v_reset). "
+        f"Read back by SpikingJelly {version('spikingjelly')}: "
         f"{same} of {x_seq.shape[1]} predictions the same, logits at most {(logits - read).abs().max():.2g} apart"
     )
 

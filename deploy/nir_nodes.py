@@ -81,15 +81,41 @@ class GraphBuilder:
             self.pools[node] = self.pools[before]
 
     def neuron(self, name: str, module: LIF | PLIF, node: fx.Node) -> None:
+        """LIF in the portable form: potentials count from v_reset, and R = 1, the factor τ being the layer's before."""
         tau = learned_tau(module)
+        if not module.decay_input:
+            self.scale(f"{name}.input", tau, node.all_input_nodes[0])
+        assert module.v_reset is not None
         values = {
             "tau": tau * self.dt,
-            "r": 1.0 if module.decay_input else tau,
-            "v_leak": module.v_reset,
-            "v_threshold": module.v_threshold,
-            "v_reset": module.v_reset,
+            "r": 1.0,
+            "v_leak": 0.0,
+            "v_threshold": module.v_threshold - module.v_reset,
+            "v_reset": 0.0,
         }
         self.add(name, nir.LIF(**{k: np.full(shape_of(node), value) for k, value in values.items()}), node)
+
+    def scale(self, name: str, factor: float, before: fx.Node) -> None:
+        """Multiply what a neuron receives: in the layer before it, or in one of its own if others read that too."""
+        layer = before
+        while isinstance(self.module(layer), nn.Identity | _DropoutNd) and len(layer.users) == 1:
+            layer = layer.all_input_nodes[0]
+        sources = [self.nodes[each] for each in self.outputs[before]]
+        if len(layer.users) == len(sources) == 1 and isinstance(sources[0], nir.Conv2d | nir.Affine):
+            sources[0].weight = sources[0].weight * factor
+            sources[0].bias = sources[0].bias * factor
+            return
+        channels, *pixels = shape_of(before)
+        diagonal = factor * torch.eye(channels, dtype=before.meta["tensor_meta"].dtype)
+        if pixels:
+            own: nir.NIRNode = conv_node(
+                shape_of(before), diagonal[:, :, None, None], diagonal.new_zeros(channels), None
+            )
+        else:
+            own = nir.Affine(array(diagonal), array(diagonal.new_zeros(channels)))
+        self.nodes[name] = own
+        self.edges += [(source, name) for source in self.outputs[before]]
+        self.outputs[before] = [name]
 
     def conv(self, name: str, module: nn.Conv2d, node: fx.Node) -> None:
         if module.groups != 1 or module.padding_mode != "zeros":
@@ -140,7 +166,8 @@ class GraphBuilder:
         if before in self.pools:
             self.pools[node] = self.pools[before]
             before, _ = self.pools[before]
-        self.add(name, nir.Flatten(np.array(shape_of(before)), 0, -1), node)
+        shape = shape_of(before)
+        self.add(name, nir.Flatten(np.array(shape), -len(shape), -1), node)  # readers count from the front differently
 
     def linear(self, name: str, module: nn.Linear, node: fx.Node) -> None:
         weight = module.weight

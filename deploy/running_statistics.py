@@ -21,8 +21,9 @@ from models.batch_norm import NO_STATISTICS
 from models.statistics import batch_norms
 from utils.checkpoint import CheckpointError, read_checkpoint
 from utils.cli import UsageError
-from utils.engine import naming_memory, progress
-from utils.run_dir import COLUMN
+from utils.curves import COLUMN
+from utils.engine import naming_memory
+from utils.progress import progress
 
 from .conversion import Score
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,13 @@ class Subject:
                 print(f"note: trained with -{name} {trained}, run with -{name} {settings[name]}")
 
 
-def build_network(run: Namespace, checkpoint: dict[str, Any], task: Task, own_tau: float | None) -> nn.Module:
+def build_network(
+    run: Namespace, checkpoint: dict[str, Any], shape: Mapping[str, Any], own_tau: float | None
+) -> nn.Module:
     """The checkpoint's network as it was trained, or its LIF twin.
 
     Args:
+        shape: of its task; see :attr:`data.task.Task.shape`.
         own_tau: what ``-tau`` gives; PLIF's twin otherwise keeps what it has learned.
     """
     one_value = not isinstance(run.tau, dict) and not isinstance(run.v_reset, dict)
@@ -79,7 +83,7 @@ def build_network(run: Namespace, checkpoint: dict[str, Any], task: Task, own_ta
     values = {"v_reset": run.v_reset if as_itself else None}
     if one_value:
         values["tau"] = run.tau
-    net = build_again(run, task, run.trained_with, **values)
+    net = build_again(run, shape, run.trained_with, **values)
     put_weights(net, checkpoint, run.resume)
     if as_itself:
         return net

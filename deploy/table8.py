@@ -18,9 +18,9 @@ from typing import Any
 from figures.lines import draw_columns
 from figures.panels import Line
 from utils.cli import OneLineParser, UsageError
+from utils.curves import COLUMN
 from utils.exit import one_line_errors
 from utils.output import markdown_table, write_json, written_aside
-from utils.run_dir import COLUMN
 
 AS_TRAINED = "as trained"
 CALIBRATED = ("calibrated, one value", "calibrated, per layer")

@@ -37,7 +37,8 @@ from utils.run_dir import environment
 from utils.seeding import seed_all
 
 from .gradient_by_lag import gradient_flow
-from .style import BLACK, NEURON_STYLES, WIDTH, in_style, save_figure
+from .panels import Line, style_of
+from .style import BLACK, WIDTH, in_style, save_figure
 
 CPU = torch.device("cpu")
 SHOWN = 6  # lags that have a column of their own in the table
@@ -125,8 +126,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         rows = -(-(deepest + 1) // columns)
         figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.3))
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for flow in flows:
-            style = {**NEURON_STYLES[flow["neuron"]]}
+        for place, flow in enumerate(flows):
+            style = style_of(Line(flow["neuron"]), place)
             if flow["checkpoint"] is None:
                 style |= {"markerfacecolor": "white", "alpha": 0.7}
             for number_, layer in enumerate(flow["layers"]):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -56,27 +57,43 @@ def draw_curves(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
     with in_style():
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
-            for number, line in enumerate(panel.lines):
-                style = style_of(line, number)
-                epochs = list(line.points)
-                means = [mean(values) for values in line.points.values()]
-                errors = [standard_error(values) for values in line.points.values()]
-                between = max(1, len(epochs) // 6)  # markers, and not at the same place on every line
-                axes.plot(epochs, means, **style, markevery=(number * between // len(panel.lines), between))
-                if line.event is not None:
-                    axes.axvline(line.event, color=style["color"], linestyle=":", linewidth=0.9)
-                low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
-                axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            values = [mean(values) for line in panel.lines for values in line.points.values()]
-            if values and min(values) > 0 and max(values) > 8 * min(values):
-                axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
-                axes.yaxis.set_minor_locator(NullLocator())
+            draw_by_epoch(panel, axes, is_loss=True)
             finish(axes, panel, "epoch", y_label)
         add_legend(figure, panels)
         save_figure(figure, path)
+
+
+def draw_runs(panels: Sequence[Panel], path: Path) -> None:
+    """Curves of any runs, a panel for each quantity, which its title names; writes PNG and PDF."""
+    with in_style():
+        figure, all_axes = make_figure(len(panels))
+        for panel, axes in zip(panels, all_axes, strict=True):
+            draw_by_epoch(panel, axes, is_loss="loss" in panel.title)
+            finish(axes, panel, "epoch", "")
+        add_legend(figure, panels)
+        save_figure(figure, path)
+
+
+def draw_by_epoch(panel: Panel, axes: Axes, *, is_loss: bool) -> None:
+    """Lines with bands of one standard error; a loss that falls far has a logarithmic axis."""
+    for number, line in enumerate(panel.lines):
+        style = style_of(line, number)
+        epochs = list(line.points)
+        means = [mean(values) for values in line.points.values()]
+        errors = [standard_error(values) for values in line.points.values()]
+        between = max(1, len(epochs) // 6)  # markers, and not at the same place on every line
+        axes.plot(epochs, means, **style, markevery=(number * between // len(panel.lines), between))
+        if line.event is not None:
+            axes.axvline(line.event, color=style["color"], linestyle=":", linewidth=0.9)
+        low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    values = [mean(values) for line in panel.lines for values in line.points.values()]
+    if is_loss and values and min(values) > 0 and max(values) > 8 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
 
 
 def draw_rates(panels: Sequence[Panel], path: Path) -> None:

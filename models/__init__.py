@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import TAU, build_neuron
+from neurons import TAU, build_neuron, unknown
 
 from .chain import snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
@@ -29,6 +29,7 @@ __all__ = [
     "build_like",
     "build_model",
     "exchange_neurons",
+    "list_models",
     "published_norm",
     "recalibrate",
     "replace_neurons",
@@ -58,6 +59,11 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "mlp3": partial(SpikingMLP, (128, 128)),
 }
 PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
+
+
+def list_models() -> list[str]:
+    """The names that :func:`build_model` knows."""
+    return list(MODELS)
 
 
 def published_norm(model: str) -> str:
@@ -102,10 +108,10 @@ def build_model(
         ValueError: if a name is unknown, the input is too small, or an option has no meaning for the neuron.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+        raise ValueError(unknown("model", name, MODELS))
     bn = published_norm(name) if bn is None else bn
     if bn not in BATCH_NORMS:
-        raise ValueError(f"unknown batch norm {bn!r}; known: {', '.join(BATCH_NORMS)}")
+        raise ValueError(unknown("batch norm", bn, BATCH_NORMS))
     make_neuron = partial(
         build_neuron,
         neuron,

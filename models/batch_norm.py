@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from spikingjelly.activation_based import base, functional
+from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from neurons import ops
+from neurons import Memory, ops
 
-from .recompute import recomputing
+from .recompute import RECOMPUTING
 
 OF_STEPS = ("running_mean_t", "running_var_t")
 
 
-class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
+class BatchNorm2d(nn.BatchNorm2d, Memory):
     """Batch norm that sees one time step at a time in training, as the published code does.
 
     Training statistics are per (step, channel). Two sets of running statistics follow them:
@@ -58,10 +58,6 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     def sees_steps(self) -> bool:
         """Whether the next call takes statistics of each step by itself."""
         return self.training and self.step_mode == "m" and not self.merged
-
-    def reset(self) -> None:
-        """The count of steps back to 0."""
-        self.t = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -164,7 +160,7 @@ class BatchNorm2d(nn.BatchNorm2d, base.MemoryModule):
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, correction: float = 1.0, backend: str = "reference") -> None:
         """Update by mean and, multiplied by ``correction``, unbiased variance [T, C]."""
-        if recomputing():  # they have been updated once
+        if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
         shared = (self.running_mean, self.running_var)
         of_steps = None if self.merged else self._of_these_steps(mean, var, correction)

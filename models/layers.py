@@ -5,6 +5,7 @@ SpikingJelly's layers serve where time only widens the batch; the convolution an
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from neurons import NEURONS, ReLU, SpikingNeuron
 
-from .batch_norm import BatchNorm2d, is_static
+from .batch_norm import BatchNorm2d
 from .recompute import recompute
 
 
@@ -23,7 +24,7 @@ class Conv2d(layer.Conv2d):
     """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.step_mode == "m" and is_static(x):
+        if self.step_mode == "m" and x.stride(0) == 0:
             y = self._conv_forward(x[0], self.weight, self.bias)
             return y.expand(x.shape[0], *y.shape)
         return super().forward(x)
@@ -114,9 +115,19 @@ class SpikingNetwork(nn.Module, base.StepModule):
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
         self.reset_states()
-        logits = self.run(x_seq) if self.step_mode == "m" else torch.stack([self.run(x) for x in x_seq])
+        logits = self.run(x_seq) if self.step_mode == "m" else self._step_by_step(x_seq)
         self.reset_states()
         return logits
+
+    def _step_by_step(self, x_seq: Tensor) -> Tensor:
+        """Logits [T, N, K]; NaN where a potential is not finite after the last step, as in step mode ``"m"``."""
+        logits = torch.stack([self.run(x) for x in x_seq])
+        neurons = (module for module in self.modules() if isinstance(module, base.MemoryModule))
+        states = [state for neuron in neurons for state in neuron.memories() if isinstance(state, Tensor)]
+        if not states:
+            return logits
+        finite = torch.stack([state.isfinite().all() for state in states]).all()
+        return torch.where(finite, logits, math.nan)
 
 
 def init_conv_kaiming(net: nn.Module) -> None:

@@ -7,25 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-_recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
-
-
-def recomputing() -> bool:
-    """Whether a block runs for the second time, in the backward pass. Never in a graph that torch.compile makes."""
-    return not torch.compiler.is_compiling() and _recomputing.get()
+RECOMPUTING: ContextVar[bool] = ContextVar("recomputing", default=False)
+"""Whether a block runs for the second time, in the backward pass. Never in a graph that torch.compile makes."""
 
 
 @contextmanager
 def _second_time() -> Iterator[None]:
-    token = _recomputing.set(True)
+    token = RECOMPUTING.set(True)
     try:
         yield
     finally:
-        _recomputing.reset(token)
+        RECOMPUTING.reset(token)
 
 
 def _contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -6,18 +6,19 @@ This package imports nothing else of the project; ``pip install .`` installs it 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from torch import Tensor, nn
 
 from .base import SpikingNeuron
 from .clif import CLIF, clif_step
-from .defaults import TAU
 from .glif import GLIF
 from .ilif import ILIF
 from .klif import KLIF
 from .lif import LIF, lif_step
+from .memory import Memory
+from .names import unknown
 from .ops import BACKENDS, Learned
+from .options import TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU
@@ -35,12 +36,16 @@ __all__ = [
     "PSN",
     "SURROGATES",
     "TAU",
+    "V_TH",
     "Learned",
+    "Memory",
     "ReLU",
     "SpikingNeuron",
     "build_neuron",
     "clif_step",
     "lif_step",
+    "list_neurons",
+    "unknown",
 ]
 
 NEURONS: dict[str, type[nn.Module]] = {
@@ -53,6 +58,11 @@ NEURONS: dict[str, type[nn.Module]] = {
     "PSN": PSN,
     "relu": ReLU,
 }
+
+
+def list_neurons() -> list[str]:
+    """The names that :func:`build_neuron` knows."""
+    return list(NEURONS)
 
 
 def taking(option: str) -> tuple[str, ...]:
@@ -74,7 +84,7 @@ def build_neuron(
     name: str,
     *,
     tau: float = TAU,
-    v_threshold: float = 1.0,
+    v_threshold: float = V_TH,
     v_reset: float | None = None,
     surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
     alpha: float = 1.0,
@@ -99,9 +109,7 @@ def build_neuron(
         ValueError: if the name is unknown, ``tau`` ≤ 1, ``T`` is missing, or the neuron has no use for an option.
     """
     if name not in NEURONS:
-        near = get_close_matches(name.upper(), NEURONS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown neuron {name!r}{hint} Known: {', '.join(NEURONS)}")
+        raise ValueError(unknown("neuron", name, NEURONS))
     neuron = NEURONS[name]
     takes: Callable[[str], bool] = neuron.takes  # type: ignore[attr-defined]
     if v_reset is not None and not takes("v_reset"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from spikingjelly.activation_based import base
 from torch import Tensor, nn
 
-from .defaults import TAU
+from .memory import Memory
 from .ops import (
     Dynamics,
     Learned,
@@ -23,10 +22,10 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .options import DEFAULTS, check_computation, check_options, first_value, takes
+from .options import TAU, V_TH, check_computation, check_options, described, first_value, takes
 
 
-class SpikingNeuron(base.MemoryModule):
+class SpikingNeuron(Memory):
     """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
 
     A neuron declares, as attributes of its class:
@@ -45,7 +44,7 @@ class SpikingNeuron(base.MemoryModule):
     Args:
         tau: membrane time constant, in time steps, > 1.
         v_threshold: V_th.
-        v_reset: value that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
+        v_reset: value below V_th that a spike resets u to (hard reset), or None to subtract V_th (soft reset).
         surrogate: ``"rectangle"``, ``"triangle"``, ``"sigmoid"``, ``"atan"``, or any differentiable x ↦ Θ(x)
             (a SpikingJelly surrogate, say).
         alpha: width of a named surrogate.
@@ -77,7 +76,7 @@ class SpikingNeuron(base.MemoryModule):
     def __init__(
         self,
         tau: float = TAU,
-        v_threshold: float = 1.0,
+        v_threshold: float = V_TH,
         *,
         v_reset: float | None = None,
         surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
@@ -92,16 +91,8 @@ class SpikingNeuron(base.MemoryModule):
         channels: int | None = None,
     ):
         super().__init__()
-        given = {
-            "tau": float(tau),
-            "v_threshold": float(v_threshold),
-            "v_reset": v_reset,
-            "decay_input": decay_input,
-            "detach_reset": detach_reset,
-            "T": T,
-            "channels": channels,
-            "step_mode": step_mode,
-        }
+        given = {"tau": float(tau), "v_threshold": float(v_threshold), "v_reset": v_reset, "step_mode": step_mode}
+        given |= {"decay_input": decay_input, "detach_reset": detach_reset, "T": T, "channels": channels}
         check_options(type(self), given)
         check_computation(surrogate, alpha, backend, bptt_k)
         names = [each.name for each in self.learned]
@@ -140,10 +131,6 @@ class SpikingNeuron(base.MemoryModule):
         """Each state's name and its value before the first step."""
         pairs = ((name, getattr(self, at) if isinstance(at, str) else at) for name, at in type(self).states.items())
         return tuple((name, 0.0 if at is None else float(at)) for name, at in pairs)
-
-    def reset(self) -> None:
-        """All states back to their start."""
-        self._memories.update(self._memories_rv)  # numbers: nothing to copy, which torch.compile could not follow
 
     def dynamics(self) -> Dynamics:
         """The step with all that it is called with: what everything else is derived from."""
@@ -255,16 +242,5 @@ class SpikingNeuron(base.MemoryModule):
             return choose_backend(*asked, transformed=False)
         return chosen_backend(*asked, transformed=torch._C._functorch.peek_interpreter_stack() is not None)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickles: states as numbers, without the graph that they came from."""
-        state = self.__dict__.copy()
-        memories = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self._memories.items()}
-        return {**state, "_memories": memories}
-
     def extra_repr(self) -> str:
-        shown = {option: getattr(self, option) for option in self.options if getattr(self, option) != DEFAULTS[option]}
-        shown = {"tau": getattr(self, "tau", None)} | shown if "tau" in self.options else shown
-        shown |= {"surrogate": self.surrogate, "alpha": self.width, "step_mode": self.step_mode}
-        if self.bptt_k is not None:
-            shown["bptt_k"] = self.bptt_k
-        return ", ".join(f"{option}={value}" for option, value in shown.items())
+        return described(self)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .defaults import TAU
 from .ops import Learned, canonical
 from .surrogate import spike_function
 
+# the paper's, the defaults of neurons, networks and settings
+TAU = 2.0  # membrane time constant, in time steps
+V_TH = 1.0  # firing threshold
+
 DEFAULTS: dict[str, Any] = {
     "tau": TAU,
-    "v_threshold": 1.0,
+    "v_threshold": V_TH,
     "v_reset": None,
     "decay_input": False,
     "detach_reset": False,
@@ -45,6 +49,10 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
             raise ValueError(f"{neuron.__name__} takes no {option}")
     if neuron.takes("tau") and not given["tau"] > 1:
         raise ValueError(f"tau must be > 1, not {given['tau']}")
+    if given["v_reset"] is not None and not -math.inf < given["v_reset"] < given["v_threshold"]:
+        raise ValueError(
+            f"v_reset must be below V_th = {given['v_threshold']:g}, not {given['v_reset']:g}: a spike takes u there"
+        )
     if neuron.takes("T") and given["T"] is None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
 
@@ -76,3 +84,13 @@ def first_value(learned: Learned, neuron: Any, T: int | None, channels: int | No
     steps = (T,) if learned.per_step else ()
     shape = (*steps, channels) if learned.per_channel and channels else steps
     return torch.as_tensor(start, dtype=torch.float32).expand(shape).clone()  # type: ignore[arg-type]
+
+
+def described(neuron: Any) -> str:
+    """A neuron's options that are not what they are where nobody says, for its ``repr``; τ always."""
+    shown = {option: getattr(neuron, option) for option in neuron.options}
+    shown = {option: value for option, value in shown.items() if option == "tau" or value != DEFAULTS[option]}
+    shown |= {"surrogate": neuron.surrogate, "alpha": neuron.width, "step_mode": neuron.step_mode}
+    if neuron.bptt_k is not None:
+        shown["bptt_k"] = neuron.bptt_k
+    return ", ".join(f"{option}={value}" for option, value in shown.items())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
@@ -43,4 +45,10 @@ class PSN(neuron.PSN):
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input current [T, N, *] → spikes [T, N, *]."""
         check_sequence("PSN", self.T, x_seq)
-        return in_float32(super().forward, x_seq)
+        return in_float32(self._fire, x_seq)
+
+    def _fire(self, x_seq: Tensor) -> Tensor:
+        h = torch.addmm(self.bias, self.weight, x_seq.flatten(1)).view(x_seq.shape)  # h − V_th
+        spikes = self.surrogate_function(h)
+        spikes[-1].masked_fill_(~h[-1].isfinite(), math.nan)  # as in every neuron here: NaN does not fire by itself
+        return spikes

@@ -24,6 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .names import unknown
+
 Derivative = Callable[[Tensor, float], Tensor]
 
 
@@ -84,7 +86,7 @@ def spike_function(surrogate: str, alpha: float = 1.0) -> Callable[[Tensor], Ten
         ValueError: if the surrogate is unknown or ``alpha`` ≤ 0.
     """
     if surrogate not in SURROGATES:
-        raise ValueError(f"unknown surrogate {surrogate!r}; known: {', '.join(SURROGATES)}")
+        raise ValueError(unknown("surrogate", surrogate, SURROGATES))
     if not alpha > 0:
         raise ValueError(f"the surrogate's width must be > 0, not {alpha}")
     return partial(heaviside, surrogate=surrogate, alpha=alpha)

@@ -15,6 +15,7 @@ from utils.output import write_json, written_aside
 from .evaluation import OF_EACH_STEP
 from .evidence import FIGURES
 from .markdown import markdown
+from .pairs import Member, Pair, pairs_of
 from .recipe import ACCURACY, Recipe, Run
 from .recipe_figures import draw
 from .results import TRAINED, Outcome, Results
@@ -122,15 +123,27 @@ def write_report(recipe: Recipe, seeds: Sequence[int] | None, results: Results, 
         seeds: which seeds to look for; None takes the recipe's.
     """
     outcomes = {run.id: results.outcome(run, seeds or recipe.seeds) for run in recipe.runs}
-    rows = rows_of(recipe, outcomes)
+    rows, pairs = rows_of(recipe, outcomes), paired(recipe, outcomes)
     with written_aside(out_dir) as folder:
         pictures = write_pictures(recipe, outcomes, results, folder)
-        text = markdown(recipe, outcomes, [path.name for path in pictures])
+        text = markdown(recipe, outcomes, [path.name for path in pictures], pairs)
         (folder / f"{recipe.name}.md").write_text(text)
         (folder / f"{recipe.name}.csv").write_text(as_csv(rows))
-        write_json(folder / f"{recipe.name}.json", {"title": recipe.title, "rows": [asdict(row) for row in rows],
-                                                    "quoted": dict(recipe.quoted)})  # fmt: skip
+        content = {"title": recipe.title, "rows": [asdict(row) for row in rows],
+                   "paired": [pair.as_dict() for pair in pairs], "quoted": dict(recipe.quoted)}  # fmt: skip
+        write_json(folder / f"{recipe.name}.json", content)
     return text
+
+
+def paired(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> list[Pair]:
+    """Neurons of a recipe that were trained with the same settings and seeds, compared by pairs of runs."""
+    members = []
+    for run in recipe.runs:
+        if run.command is not None and run.command.trains:
+            outcome = outcomes[run.id]
+            last = {seed: rows[-1] for seed, rows in zip(outcome.seeds, outcome.rows, strict=True)}
+            members.append(Member(run.label, run.command.settings, last))
+    return pairs_of(members)
 
 
 def write_pictures(recipe: Recipe, outcomes: Mapping[str, Outcome], results: Results, folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from utils.output import markdown_table
 
 from .checked_yaml import Printed
 from .evaluation import OF_EACH_STEP
+from .pairs import Pair, pairs_table
 from .recipe import ACCURACY, Recipe, Run
 from .recipe_figures import resets_of
 from .results import BEST, LAST, TRAINED, Outcome, Results
@@ -23,12 +24,15 @@ NOTE = (
 )
 
 
-def markdown(recipe: Recipe, outcomes: Mapping[str, Outcome], pictures: Sequence[str]) -> str:
+def markdown(
+    recipe: Recipe, outcomes: Mapping[str, Outcome], pictures: Sequence[str], pairs: Sequence[Pair] = ()
+) -> str:
     """A recipe's report."""
     lines = [f"## {recipe.name}: {recipe.title}", "", recipe.about, ""]
     trained = [run for run in recipe.runs if run.command is None or run.command.trains]
     measured = [run for run in recipe.runs if run not in trained]
     lines += [trained_table(recipe, trained, outcomes)] if trained else []
+    lines += [pairs_table(pairs)] if pairs else []
     lines += [measured_table(measured, outcomes)] if measured else []
     if by_epoch := [run for run in trained if run.paper.keys() - {ACCURACY}]:
         lines += ["Test accuracy by epoch, as published in brackets:\n", epochs_table(by_epoch, outcomes)]

@@ -46,8 +46,9 @@ class TrainingRun:
     @property
     def best_row(self) -> Mapping[str, float]:
         """The epoch that was chosen as the best; with a validation set another may have the same test accuracy."""
-        best = self.rows[-1]["best_test_acc"]
-        return next((row for row in self.rows if best in (row[SHARED], row.get(PER_STEP))), {SHARED: best})
+        best, of_each_step = self.rows[-1]["best_test_acc"], self.settings.get("bn_eval") == "per_step"
+        column = PER_STEP if of_each_step and PER_STEP in self.rows[-1] else SHARED
+        return next((row for row in self.rows if row.get(column) == best), {SHARED: best})
 
     @property
     def last_row(self) -> Mapping[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from spikingjelly.activation_based import functional
@@ -51,13 +50,8 @@ def load_splits(task: Task, s: Settings, device: torch.device, ranks: Ranks) -> 
 
 def build_network(task: Task, s: Settings) -> SpikingNetwork:
     """The network for a task."""
-    shape: dict[str, Any] = {
-        "num_classes": task.num_classes,
-        "in_channels": task.in_channels,
-        "input_size": task.input_size,
-    }
     try:
-        return build_model(s.model, s.neuron, **shape, **s.given_to("network"))
+        return build_model(s.model, s.neuron, **task.shape, **s.given_to("network"))
     except ValueError as error:  # an input size that the model cannot take
         raise UsageError(f"-model {s.model} on {s.dataset}: {error}") from None
 

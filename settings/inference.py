@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurons import HARD_RESET, WITH_LIF_TWIN
+from neurons import HARD_RESET, V_TH, WITH_LIF_TWIN
 from utils.cli import OneLineParser, UsageError, number
 
 from .option import NEEDED, SAVED
@@ -22,6 +22,7 @@ SOFT = "soft"
 WHOLE = math.inf  # -recalibrate_bn without a number: the whole training set
 TRAINED = {name: known for name, known in OPTIONS.items() if known.inference}  # settings of the training run
 KEPT = tuple(name for name, known in TRAINED.items() if known.inference in (NEEDED, SAVED))  # in a LIF checkpoint
+DRAWN = ("seed", "val_split", "train_fraction")  # what of the training set was trained on: a LIF checkpoint says it
 GROUPS = {
     "what to run": ("neuron", "v_reset", "model", "T", "tau", "bn", "bn_eval"),
     "data": ("dataset", "data_dir", "event_split", "no_download", "b", "j", "seed"),
@@ -44,7 +45,7 @@ HELP = {  # where an option means less here than in training
 
 def reset_value(text: str) -> str | float:
     """a number, or `soft`"""
-    return SOFT if text == SOFT else number(float)(text)
+    return SOFT if text == SOFT else number(float, below=V_TH)(text)
 
 
 def default_of(name: str) -> Any:
@@ -61,7 +62,8 @@ def inference_parser() -> OneLineParser:
     )
     parser.formatter_class = argparse.HelpFormatter  # nearly every default is what was just said
     add = parser.add_argument_group("what to run").add_argument
-    add("-resume", type=Path, required=True, help="the checkpoint: ours, the authors', or bare weights")
+    add("-resume", type=Path, required=True, help="the checkpoint: ours, the authors', bare weights, or "
+        "zoo:NAME, a network of the zoo")  # fmt: skip
     add_trained(add, GROUPS["what to run"])
     add("-device", help="cpu, cuda, cuda:1 or mps (default: the fastest that is there)")
     add_trained(parser.add_argument_group("data").add_argument, GROUPS["data"])
@@ -122,7 +124,10 @@ def settle(
     """
     settings = argparse.Namespace(**vars(args))
     own = checkpoint.get("settings", {})
-    own = {**(own if isinstance(own, dict) else {}), **{name: checkpoint[name] for name in KEPT if name in checkpoint}}
+    own = {
+        **(own if isinstance(own, dict) else {}),
+        **{name: checkpoint[name] for name in (*KEPT, *DRAWN) if name in checkpoint},
+    }
     settings.recorded = {**(config or {}), **own}
     recorded = dict(settings.recorded)
     layered = {name: recorded.pop(name) for name in ("tau", "v_reset") if isinstance(recorded.get(name), dict)}
@@ -151,6 +156,11 @@ def settle(
     return settings
 
 
+def drawn_of(run: argparse.Namespace) -> dict[str, Any]:
+    """:data:`DRAWN` as the training had them, whatever the options say of this run's own draws."""
+    return {name: run.recorded.get(name, getattr(run, name)) for name in DRAWN}
+
+
 def check_request(run: argparse.Namespace, out_dir: Path) -> None:
     """Refuse what cannot be met, before any work and with nothing written.
 
@@ -165,13 +175,11 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
             f"-neuron {run.neuron}: {run.resume} was trained with {run.trained_with}; its weights run as that or as LIF"
         )
     if run.trained_with not in WITH_LIF_TWIN and (run.neuron == "LIF" or run.sweep or run.calibrate or run.save_lif):
-        what = (
-            "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which learns more than LIF has"
-        )
-        raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF")
-    if run.trained_with not in (*WITH_LIF_TWIN, "relu") and (run.profile or run.export):
-        option = "-profile" if run.profile else "-export"
-        raise UsageError(f"{option} knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
+        what = "relu, as an ANN" if run.trained_with == "relu" else f"{run.trained_with}, which has no LIF twin"
+        raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF "
+                         f"(those of {', '.join(WITH_LIF_TWIN)} do)")  # fmt: skip
+    if run.trained_with not in (*WITH_LIF_TWIN, "relu") and run.export:
+        raise UsageError(f"-export knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
     if run.v_reset is not None and run.neuron not in HARD_RESET:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):

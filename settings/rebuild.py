@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -49,13 +50,12 @@ def training_slice(task: Task, run: Namespace, samples: float, option: str) -> S
     return task.train.subset(kept).seen_as(task.test)
 
 
-def build_again(run: Namespace, task: Task, neuron: str, **options: Any) -> nn.Module:
-    """A network for the task with the run's settings, other than tau and v_reset, which are ``options``."""
-    shape: dict[str, Any] = {
-        "num_classes": task.num_classes,
-        "in_channels": task.in_channels,
-        "input_size": task.input_size,
-    }
+def build_again(run: Namespace, shape: Mapping[str, Any], neuron: str, **options: Any) -> nn.Module:
+    """A network with the run's settings, other than tau and v_reset, which are ``options``.
+
+    Args:
+        shape: of its task; see :attr:`data.task.Task.shape`.
+    """
     left_out = ("tau", "v_reset") if neuron in DECAYING else ("tau", "v_reset", "decay_input", "detach_reset")
     names = [name for name in names_given_to("network") if OPTIONS[name].inference and name not in left_out]
     return build_model(run.model, neuron, **shape, **{name: getattr(run, name) for name in names}, **options)

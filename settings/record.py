@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli import UsageError
+from utils.zoo import name_in_zoo
 
 from .option import IDENTITY, Option
 from .training import DEFAULTS, OPTIONS, Settings
@@ -60,13 +61,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def config_beside(checkpoint: Path) -> dict[str, Any] | None:
-    """The config.json beside a checkpoint; None if there is none.
+    """The config.json beside a checkpoint; None if there is none, and for a network of the zoo, which has its own.
 
     Raises:
         UsageError: if it cannot be read.
     """
     path = checkpoint.parent / CONFIG
-    return read_config(path) if path.exists() else None
+    return read_config(path) if name_in_zoo(checkpoint) is None and path.exists() else None
 
 
 def words_of(config: Mapping[str, Any], source: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from data import DATASETS
 from models import BATCH_NORMS, MODELS, STATISTICS
-from neurons import BACKENDS, NEURONS, SURROGATES, TAU
+from neurons import BACKENDS, NEURONS, SURROGATES, TAU, V_TH
 from utils.cli import OneOf, exchange, folder_name, number
 from utils.loss import LOSSES
 from utils.numerics import CUDNN
@@ -62,7 +62,8 @@ class Settings:
     tau: float = option(TAU, number(float, above=1), "membrane time constant, in steps; PLIF starts here",
         group=NETWORK, role=IDENTITY, given_to=("network",), inference=SAVED,
         named=Named("tau{:g}", 5, always=True))  # fmt: skip
-    v_reset: float | None = option(None, number(float), "hard reset to this value; None is the soft reset (LIF, PLIF)",
+    v_reset: float | None = option(None, number(float, below=V_TH), "hard reset to this value; None is the soft reset "
+        "(LIF, PLIF)",
         group=NETWORK, role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("vreset{:g}", 8))  # fmt: skip
     decay_input: bool = option(False, help="c/τ in the place of the input current c (LIF, PLIF)", group=NETWORK,
         role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("decay_input", 15))  # fmt: skip
@@ -142,9 +143,8 @@ class Settings:
     tf32: bool = option(False, help="round the factors of float32 products to TF32 on CUDA: faster, with 10 bits of "
         "mantissa", group=SPEED, role=MAY_CHANGE, inference=ASKED)  # fmt: skip
 
-    cuda_graph: bool = option(False, help="launch a step's forward and backward at once, as a CUDA graph: one GPU, without "
-        "-checkpoint and -switch_neuron; not run on a GPU yet", group=SPEED,
-        role=MAY_CHANGE)  # fmt: skip
+    cuda_graph: bool = option(False, help="launch a step's forward and backward at once, as a CUDA graph: one GPU, "
+        "without -checkpoint and -switch_neuron; not run on a GPU yet", group=SPEED, role=MAY_CHANGE)  # fmt: skip
 
     sync_bn: bool = option(True, help="with several ranks (torchrun): batch norm over all of a batch; -no_sync_bn is "
         "over each rank's share", group=RUN, role=IDENTITY, off="-no_sync_bn")  # fmt: skip
@@ -157,7 +157,8 @@ class Settings:
         "one of this run under -out_dir, and starts from zero if there is none", group=RUN, role=START)  # fmt: skip
     save_every: float | None = option(None, number(float, above=0), "minutes between two checkpoints within an epoch; "
         "None saves at its end, and when SIGTERM or Ctrl-C asks to stop", group=RUN, role=MAY_CHANGE)  # fmt: skip
-    pre_train: Path | None = option(None, Path, "start from these weights", group=RUN, role=START)
+    pre_train: Path | None = option(None, Path, "start from these weights; zoo:NAME takes those of a network of "
+        "the zoo", group=RUN, role=START)  # fmt: skip
     save_init: bool = option(False, help="keep the weights before training as checkpoint_init.pth", group=RUN,
         role=START)  # fmt: skip
 

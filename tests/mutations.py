@@ -105,9 +105,9 @@ MUTATIONS = (
     ),
     Mutation(
         "fused norm: the mean of the gradient is not taken out",
-        "neurons/ops/norm.py",
-        "return A, -scale * sum_g / n - A * mean, own_gxhat",
-        "return A, -A * mean, own_gxhat",
+        "neurons/ops/norm.c",
+        "B = -scale * g / n - A * mean;",
+        "B = -A * mean;",
         "tests/test_backends.py::test_norm_and_fire_matches_norm_then_fire -k CLIF",
     ),
     Mutation(

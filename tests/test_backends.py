@@ -9,7 +9,7 @@ from spikingjelly.activation_based import functional
 
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SURROGATES, build_neuron
-from neurons.ops import c_build, c_launch
+from neurons.ops import c_build, c_launch, c_source
 from neurons.ops.c_build import compiler
 from neurons.ops.c_launch import over_threads
 
@@ -112,7 +112,7 @@ def test_half_precision_matches_float32_on_the_same_rounded_input(name, dtype, b
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "ILIF"])
 def test_c_without_wide_registers_computes_the_same(name, monkeypatch):
     """What runs where there is no AVX-512: plain C, with a division in σ."""
-    c_launch.built.cache_clear()
+    c_source.built.cache_clear()
     monkeypatch.setattr(c_build, "FLAGS", tuple(f for f in c_build.FLAGS if not f.startswith("-m")))
     c_build.library.cache_clear()
     try:
@@ -125,7 +125,7 @@ def test_c_without_wide_registers_computes_the_same(name, monkeypatch):
             neuron, norm = build(name, None, backend="c", keep_state=False), BatchNorm2d(4)
             assert torch.equal(norm_and_fire(norm, neuron, x).float(), neuron(norm(x.float())))
     finally:
-        c_launch.built.cache_clear()
+        c_source.built.cache_clear()
         c_build.library.cache_clear()
 
 

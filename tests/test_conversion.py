@@ -4,7 +4,6 @@ import copy
 import csv
 import io
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,14 +12,14 @@ from deploy import table8
 from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from models import build_model, steps_known, use_statistics
 from models.statistics import batch_norms
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal, read_golden
 from tests.test_golden import build, input_and_labels
 from utils.checkpoint import load_weights, save_checkpoint
 from utils.loss import bptt_loss
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = read_golden("networks")
 # tests/test_golden.py runs ResNet-101 as LIF, too; once is enough
-CASES = [path for path in sorted(GOLDEN.glob("*-CLIF-*.json")) if "resnet101" not in path.stem]
+CASES = [case for case in GOLDEN if "-CLIF-" in case and "resnet101" not in case]
 LAYERS = [f"features.{i}.act" for i in range(5)]  # of snn5_noAP
 
 
@@ -41,12 +40,12 @@ def trained_as(golden):
 
 
 @pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if "spiking" in path.stem else ()) for path in CASES],
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if "spiking" in case else ()) for case in CASES],
 )
-def test_twins_match_golden(path):
+def test_twins_match_golden(case):
     """What inference.py runs for ``-neuron LIF`` and ``-sweep``, against the published code's numbers."""
-    golden = json.loads(path.read_text())
+    golden = GOLDEN[case]
     net, x_seq = trained_as(golden)
     expected = {None if key == "None" else float(key): logits for key, logits in golden["eval_as_lif"].items()}
     assert set(expected) == {None, 0.0, -0.06}

@@ -1,11 +1,13 @@
 """The script on several ranks, by torchrun: what one process would do, one of them writes, none outlives the others."""
 
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from tests.fixtures_images import write_cifar10
 from tests.helpers import (
+    ROOT,
     SAVED,
     SCRIPT,
     TIMING,
@@ -187,12 +190,65 @@ def test_a_rank_that_hangs_ends_the_run(home, tmp_path):
     assert "-resume auto" in said
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("meeting", [True, False])
+def test_ranks_end_when_their_launcher_dies(home, meeting, tmp_path):
+    """Nobody would stop them: while they train, and while one still waits for another to come."""
+    command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-epochs", "500", "-out_dir", tmp_path]
+    with started([command], cwd=home) as (launcher,):
+        wait_until(lambda: pid_of(launcher, 0) and pid_of(launcher, 1))
+        ranks = [pid_of(launcher, rank) for rank in range(2)]
+        if meeting:
+            send([ranks[1]], signal.SIGSTOP)
+            wait_until(lambda: has_a_socket(ranks[0]))
+        else:
+            wait_until(lambda: list(tmp_path.glob("*/metrics.jsonl")))
+        send([launcher.pid], signal.SIGKILL)
+        if meeting:
+            send([ranks[1]], signal.SIGKILL)
+        result = outcome(launcher, timeout=60)  # until the last rank has closed what it inherited
+    assert result.stderr.startswith("train_BPTT.py: error: the torchrun that started this rank has died")
+    assert result.stderr.count("\n") == 1, result.stderr
+
+
+def has_a_socket(pid: int) -> bool:
+    """Whether a process has met the store of its ranks, or is about to."""
+    with suppress(OSError):
+        return any(os.readlink(fd).startswith("socket:") for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+GUARDED = """
+import sys, time
+from utils import guard
+guard.LOOK, guard.GRACE = 0.1, 0.5
+sys.argv = ["train_BPTT.py"]
+watch = guard.Guard(1, speaks=False, limit=0.0)
+watch.start()
+with watch.waiting():
+    for _ in range(int(sys.stdin.read())):
+        with watch.waiting():
+            time.sleep(0.2)
+    time.sleep(60)
+"""
+
+
+def test_a_wait_that_never_returns_ends_with_stacks_and_a_line():
+    started_at = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", GUARDED], input="8", cwd=ROOT, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert time.monotonic() - started_at > 8 * 0.2 + 0.5  # waits that return one after the other are none
+    assert result.returncode == 2
+    *stacks, said = result.stderr.splitlines()
+    assert said.startswith("train_BPTT.py: error: rank 1 has waited 1 s for the other ranks in a call that does not")
+    assert any('File "<string>", line 12 in <module>' in line for line in stacks), result.stderr
+
+
 def test_one_rank_says_what_all_would(home):
     command = [sys.executable, SCRIPT, *RUN, "-b", "1"]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
         results = [outcome(rank) for rank in ranks]
     assert [result.returncode for result in results] == [2, 2]
-    # a rank that ends late may find the other one gone: torch says so in lines of its own, and the rank speaks itself
-    lines = "".join(result.stderr for result in results).splitlines()
-    (said,) = {line for line in lines if line.startswith("train_BPTT.py")}
+    (said,) = "".join(result.stderr for result in results).splitlines()
     assert "fewer than the 2 ranks" in said

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, replace
 from math import nan
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from accounts.operations import LayerShape, operations
 from accounts.profile import profile_network
 from figures.style import HATCHES, NEURON_STYLES
 from models import build_model
+from tests.golden import read_golden
 
-PAPER = json.loads((Path(__file__).parent / "golden" / "paper_energy.json").read_text())
+PAPER = read_golden("paper_energy")
 NETWORKS = {  # task → network, classes, channels, frame size
     "cifar10": ("spiking_resnet18", 10, 3, 32),
     "cifar100": ("spiking_resnet18", 100, 3, 32),

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from figures import evaluation_gap as gap
+from figures import evaluation_gap, gap_measure
 from models import build_model, recalibrate, use_statistics
 from models.statistics import batch_norms
 from reproduction.recipe import load_recipes
@@ -43,28 +43,28 @@ def load(train, test):
 def test_accuracies_are_those_of_each_way(net):
     train, test = batches(), batches(seed=8)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    found = gap.evaluation_gap(net, load(train, test))["accuracy"]
-    assert found["test"].keys() == found["train"].keys() == gap.WAYS.keys()
-    assert found["test"]["shared"] == gap.accuracy(net, test)
+    found = gap_measure.evaluation_gap(net, load(train, test))["accuracy"]
+    assert found["test"].keys() == found["train"].keys() == gap_measure.WAYS.keys()
+    assert found["test"]["shared"] == gap_measure.accuracy(net, test)
     use_statistics(net, "per_step")
-    assert found["test"]["per_step"] == gap.accuracy(net, test)
+    assert found["test"]["per_step"] == gap_measure.accuracy(net, test)
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.items())  # left untouched
     recalibrate(net, train)
-    assert found["test"]["per_step_again"] == gap.accuracy(net, test)
-    assert found["train"]["per_step_again"] == gap.accuracy(net, train)
+    assert found["test"]["per_step_again"] == gap_measure.accuracy(net, test)
+    assert found["train"]["per_step_again"] == gap_measure.accuracy(net, train)
     use_statistics(net, "shared")
-    assert found["test"]["mean_of_steps"] == gap.accuracy(net, test)
+    assert found["test"]["mean_of_steps"] == gap_measure.accuracy(net, test)
 
 
 def test_batch_statistics_are_those_of_training(net):
     train = batches()
-    found = gap.evaluation_gap(net, load(train, batches(seed=8)))
-    assert found["accuracy"]["train"]["batch"] == gap.accuracy(net.train(), train)  # there is no dropout
+    found = gap_measure.evaluation_gap(net, load(train, batches(seed=8)))
+    assert found["accuracy"]["train"]["batch"] == gap_measure.accuracy(net.train(), train)  # there is no dropout
 
 
 def test_shift_and_ratio_are_those_of_the_first_layer_s_inputs(net):
     train = batches()
-    found = gap.evaluation_gap(net, load(train, batches(seed=8)))
+    found = gap_measure.evaluation_gap(net, load(train, batches(seed=8)))
     first = found["layers"][0]
     inputs = [net.features[0].fwd[0](x_seq.flatten(-3)[..., None, None]).detach().double() for x_seq, _ in train]
     var = torch.stack([x.var(dim=(1, 3, 4)) for x in inputs]).mean(0)  # [T, C]
@@ -84,19 +84,19 @@ def test_shift_and_ratio_are_those_of_the_first_layer_s_inputs(net):
 
 def test_equal_steps_leave_no_gap(net):
     train = [(x_seq[:1].expand(T, -1, -1, -1, -1), labels) for x_seq, labels in batches()]
-    first = gap.evaluation_gap(net, load(train, train))["layers"][0]["train"]
-    assert max(first["shift"]) < gap.SAME
+    first = gap_measure.evaluation_gap(net, load(train, train))["layers"][0]["train"]
+    assert max(first["shift"]) < evaluation_gap.SAME
     assert first["ratio"] == pytest.approx([1.0] * T)
 
 
 def test_weights_without_statistics_of_each_step_and_merged_ones(net):
     for norm in batch_norms(net):
         norm.running_mean_t = norm.running_var_t = None
-    found = gap.evaluation_gap(net, load(batches(), batches(seed=8)))["accuracy"]
-    assert found["test"].keys() == gap.WAYS.keys() - {"per_step"}
+    found = gap_measure.evaluation_gap(net, load(batches(), batches(seed=8)))["accuracy"]
+    assert found["test"].keys() == gap_measure.WAYS.keys() - {"per_step"}
     merged = build_model("mlp3", "LIF", in_channels=1, input_size=8, bn="merged")
     with pytest.raises(ValueError, match="no batch norm that sees one step"):
-        gap.evaluation_gap(merged, load(batches(), batches()))
+        gap_measure.evaluation_gap(merged, load(batches(), batches()))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def runs(tmp_path_factory):
 
 def main(monkeypatch, *words):
     monkeypatch.setattr("sys.argv", ["evaluation_gap", *map(str, words)])
-    gap.main()
+    evaluation_gap.main()
 
 
 def test_command_writes_table_data_and_figure(runs, tmp_path, monkeypatch, capsys):
@@ -140,6 +140,6 @@ def test_command_writes_table_data_and_figure(runs, tmp_path, monkeypatch, capsy
 def test_a_checkpoint_without_settings_is_refused(runs, tmp_path, monkeypatch):
     state = torch.load(runs / "LIF" / "checkpoint_latest.pth", weights_only=True)
     torch.save(state["net"], tmp_path / "bare.pth")
-    with pytest.raises(gap.UsageError, match=r"no config\.json beside"):
+    with pytest.raises(evaluation_gap.UsageError, match=r"no config\.json beside"):
         main(monkeypatch, "-resume", tmp_path / "bare.pth", "-device", "cpu", "-out_dir", tmp_path / "gap")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.pth"]

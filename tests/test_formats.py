@@ -1,8 +1,6 @@
 """Checkpoints of the published code and of earlier versions of this project: names, order, momentum, refusals."""
 
-import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ from models.layers import BatchNorm2d, Parts
 from models.resnet import Bottleneck, SpikingResNet
 from neurons import build_neuron
 from tests.fixtures_images import write_cifar10
-from tests.golden.fill import normal
+from tests.golden import normal, read_golden
 from tests.helpers import TIMING, rows_of, run_training
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint
 from utils.engine import TrainState
@@ -20,7 +18,7 @@ from utils.formats import FORMAT
 from utils.optim import build_optimizer, build_schedule
 from utils.resume import restore
 
-GOLDEN = Path(__file__).parent / "golden" / "spiking_resnet18-PLIF-tau1.5-sg_triangle-T2.json"
+GOLDEN = read_golden("networks")["spiking_resnet18-PLIF-tau1.5-sg_triangle-T2"]
 LR, EPOCHS, T_MAX = 0.1, 3, 10
 BATCHES = {"b": 8, "seed": 2022, "samples": 20}
 CPU = torch.device("cpu")
@@ -29,8 +27,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def published():
     """A ResNet-18 with PLIF as the published code saves it: names, order and shapes are those read off it."""
-    golden = json.loads(GOLDEN.read_text())
-    shapes, order = golden["keys"], list(golden["train"][0]["grad_norms"])
+    shapes, order = GOLDEN["keys"], list(GOLDEN["train"][0]["grad_norms"])
     net = {}
     for name, shape in shapes.items():
         value = normal(name, shape).float() * 0.05

@@ -1,27 +1,24 @@
 """Whole networks against golden float64 figures: training, running statistics, evaluation, LIF conversion."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 
 from models import build_model
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal, read_golden
 from utils.loss import bptt_loss
 
-CASES = sorted((Path(__file__).parent / "golden").glob("*-*-*.json"))
+CASES = read_golden("networks")
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SLOW = ("resnet", "vgg11", "vgg19")
 
 
 def cases():
     """Every case in both step modes; the deepest in one alone."""
-    for path in CASES:
-        marks = pytest.mark.slow if any(name in path.stem for name in SLOW) else ()
-        for step_mode in ("m",) if "resnet101" in path.stem else ("m", "s"):
-            yield pytest.param(path, step_mode, marks=marks, id=f"{path.stem}-{step_mode}")
+    for case in CASES:
+        marks = pytest.mark.slow if any(name in case for name in SLOW) else ()
+        for step_mode in ("m",) if "resnet101" in case else ("m", "s"):
+            yield pytest.param(case, step_mode, marks=marks, id=f"{case}-{step_mode}")
 
 
 def tensor(values):
@@ -50,9 +47,9 @@ def input_and_labels(config):
     return x_seq, torch.arange(B) * 3 % config["num_classes"]
 
 
-@pytest.mark.parametrize(("path", "step_mode"), cases())
-def test_network_matches_golden(path, step_mode):
-    golden = json.loads(path.read_text())
+@pytest.mark.parametrize(("case", "step_mode"), cases())
+def test_network_matches_golden(case, step_mode):
+    golden = CASES[case]
     config = golden["config"]
     net = fill_(build(config))
     functional.set_step_mode(net, step_mode)

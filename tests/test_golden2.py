@@ -1,8 +1,6 @@
 """The Spike-Driven Transformer and PLIF's network against golden float64 figures of their published code."""
 
-import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,11 @@ from models.plif_net import PLIFNet
 from models.spike_driven_transformer import SpikeDrivenTransformer
 from models.temporal_norm import NORMS
 from neurons import build_neuron
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal, read_golden
 from utils.checkpoint import CheckpointError, load_weights
 from utils.loss import bptt_loss, rate_mse
 
-CASES = sorted((Path(__file__).parent / "golden2").glob("*.json"))
+CASES = read_golden("networks_sdt_plif")
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
@@ -91,12 +89,11 @@ def check_evaluation(net, x_seq, golden, outputs):
 
 
 @pytest.mark.parametrize(
-    ("path", "step_mode"),
-    [(path, "m") for path in CASES] + [(path, "s") for path in CASES if "plif" in path.stem or "per_step" in path.stem],
-    ids=lambda value: getattr(value, "stem", value),
+    ("case", "step_mode"),
+    [(case, "m") for case in CASES] + [(case, "s") for case in CASES if "plif" in case or "per_step" in case],
 )  # fmt: skip
-def test_network_matches_golden(path, step_mode):
-    golden = json.loads(path.read_text())
+def test_network_matches_golden(case, step_mode):
+    golden = CASES[case]
     config = golden["config"]
     net = build(config)
     functional.set_step_mode(net, step_mode)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data import build_dataset
-from settings.inference import inference_parser
+from settings.inference import inference_parser, settle
 from settings.rebuild import training_slice
 from tests.helpers import assert_refused, run_training
 
@@ -251,7 +251,7 @@ def test_a_soft_reset_that_is_saved_says_what_it_is_not_for_and_the_way_there(ru
     assert f"soft.pth (not for -export as it is: soft reset in {', '.join(LAYERS)}, which NIR has not; give a" in out
     refused(infer, run / "soft.pth", f"-export {run / 'n.nir'}", "give a -v_reset, or let -calibrate choose one")
     for way in (["-v_reset", -0.06], ["-calibrate", "-calibrate_samples", 20, "-v_resets", -0.04]):
-        code, out, err = infer("-resume", run / "soft.pth", *way, "-export", run / "n.nir")
+        code, out, err = infer("-resume", run / "soft.pth", *way, "-export", run / f"{len(way)}.nir")
         assert code == 0, err
         assert "Read back by SpikingJelly" in out
 
@@ -326,6 +326,35 @@ def test_calibration_and_what_is_saved_use_the_chosen_statistics(run, infer):
     assert found["shared"]["fixed"] == found["per_step"]["fixed"]
     losses = [found[kind]["calibrated"]["one_value"]["slice"]["loss"] for kind in found]
     assert losses[0] != losses[1]
+
+
+def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
+    checkpoint = run / "checkpoint_max.pth"
+    before = checkpoint.read_bytes()
+    for there in (checkpoint, run / "config.json"):
+        refused(infer, checkpoint, f"-neuron LIF -save_lif {there}", f"{there} is there, and -save_lif has not made it")
+        refused(infer, checkpoint, f"-neuron LIF -v_reset 0 -export {there}", f"-export: {there} is there already")
+    twice = f"-neuron LIF -v_reset 0 -save_lif {run / 'x'} -export {run / 'x'}"
+    refused(infer, checkpoint, twice, "is named twice")
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_lif_checkpoint_says_what_was_drawn_to_train_it_and_may_be_written_again(run, infer):
+    lif = run / "lif.pth"
+    for seed in (3, 4):  # of this run's own slices
+        code, _, err = infer(
+            *("-resume", run / "checkpoint_max.pth", "-neuron", "LIF", "-seed", seed, "-save_lif", lif)
+        )
+        assert code == 0, err
+    trained = json.loads((run / "config.json").read_text())
+    lif = lif.rename(run.parent / "lif.pth")  # away from config.json
+    state = torch.load(lif, weights_only=True)
+    drawn = {name: state[name] for name in ("seed", "val_split", "train_fraction")}
+    assert drawn == {name: trained[name] for name in drawn}
+    assert drawn["train_fraction"] == 0.2
+    parser = inference_parser()
+    settled = settle(parser, parser.parse_args(["-resume", str(lif)]), state, None)
+    assert {name: getattr(settled, name) for name in drawn} == drawn
 
 
 def published(run, name):
@@ -410,6 +439,8 @@ def refused(infer, checkpoint, options, *says):
         ("CLIF", "-neuron PLIF", "was trained with CLIF; its weights run as that or as LIF"),
         ("CLIF", "-v_reset -0.06", "-v_reset: CLIF has no reset value; add -neuron LIF"),
         ("CLIF", "-neuron LIF -v_reset deep", "'deep' is not a number"),
+        ("CLIF", "-neuron LIF -v_reset 1", "argument -v_reset: must be < 1.0, not 1"),
+        ("CLIF", "-sweep -v_resets 0 3e38", "argument -v_resets: must be < 1.0, not 3e38"),
         ("CLIF", "-v_resets 0", "-v_resets are the values of -sweep and -calibrate"),
         ("CLIF", "-save_lif lif.pth", "-save_lif: CLIF is to run as itself; add -neuron LIF"),
         ("CLIF", "-model spiking_resnet18", "is of another model"),

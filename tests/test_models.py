@@ -199,7 +199,9 @@ def test_dropout_is_off_in_evaluation():
     ("options", "says"),
     [
         ({"name": "vgg9"}, "unknown model 'vgg9'"),
-        ({"neuron": "lif"}, "did you mean LIF"),
+        ({"name": "resnet18"}, "did you mean spiking_resnet18 or sew_resnet18\\?"),
+        ({"neuron": "clif"}, "did you mean CLIF\\?"),
+        ({"neuron": "lif"}, "did you mean LIF\\?"),
         ({"bn": "step"}, "unknown batch norm"),
         ({"tau": 1.0}, "tau must be > 1"),
         ({"neuron": "CLIF", "v_reset": 0.0}, "CLIF has no reset value"),

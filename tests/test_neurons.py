@@ -1,16 +1,13 @@
 """Neurons against literal traces, in both step modes."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 
 from neurons import LIF, build_neuron, lif_step
+from tests.golden import read_golden
 
-GOLDEN = Path(__file__).parent / "golden"
-TRACES = json.loads((GOLDEN / "neuron_traces.json").read_text())
+TRACES = read_golden("neuron_traces")
 
 
 def trace_id(case):

@@ -3,6 +3,7 @@
 import nir
 import pytest
 import torch
+from spikingjelly.activation_based import layer
 from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from spikingjelly.activation_based.nir_exchange import import_from_nir
 from torch import nn
@@ -14,7 +15,8 @@ from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG
 from neurons import build_neuron
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal
+from tests.nir_readers import INSTALLED, READERS, differing, exported
 from tests.test_conversion import firing
 
 
@@ -73,6 +75,21 @@ def test_spikingjelly_runs_the_file_as_we_run_the_network(model, tmp_path):
     assert not torch.allclose(lif_twin(clif, 0.3)(x_seq), logits)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_make_the_same_spikes(reader, tmp_path):
+    """In float64, where a difference is one of meaning; resets differ from layer to layer."""
+    if reader not in INSTALLED:
+        pytest.skip(f"{reader} is not installed")
+    ours, x_seq = exported("snn5_noAP", tmp_path / "net.nir", 2, torch.float64)
+    assert all(0.02 < spikes.mean() < 0.5 for spikes in ours.values())
+    assert differing(ours, READERS[reader](tmp_path / "net.nir", x_seq))[0] == 0
+    graph = nir.read(tmp_path / "net.nir")
+    lif = next(node for node in graph.nodes.values() if isinstance(node, nir.LIF))
+    lif.v_threshold += 0.01
+    nir.write(tmp_path / "other.nir", graph)
+    assert differing(ours, READERS[reader](tmp_path / "other.nir", x_seq))[0] > 0
+
+
 @torch.no_grad()
 def test_export_leaves_the_network_as_it_was(tmp_path):
     net = lif_twin(firing(build_model("snn5_noAP", "CLIF")), -0.06).train()
@@ -111,6 +128,29 @@ def test_adaptive_pool_of_any_size_is_held_by_the_linear_layer(tmp_path, size):
     write_nir(to_nir(net, (512, size, size)), tmp_path / "net.nir")
     assert [type(node).__name__ for node in nir.read(tmp_path / "net.nir").nodes.values()].count("Affine") == 1
     torch.testing.assert_close(run_in_spikingjelly(tmp_path / "net.nir", x_seq), net(x_seq), rtol=1e-9, atol=1e-9)
+
+
+class Fired(Pooled):
+    """A pool with a neuron right behind it: no layer of weights before it takes the factor τ."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = layer.AvgPool2d(2, step_mode="m")
+        self.act = build_neuron("LIF", v_reset=-0.25, keep_state=False)
+
+    def run(self, x):
+        return super().run(self.act(self.pool(x)))
+
+
+@torch.no_grad()
+def test_the_factor_has_a_layer_of_its_own_where_none_can_take_it(tmp_path):
+    net = fill_(Fired().double()).eval()
+    x_seq = 2 * normal("x", (4, 2, 512, 6, 6))
+    write_nir(to_nir(net, (512, 6, 6)), tmp_path / "net.nir")
+    assert nir.read(tmp_path / "net.nir").nodes["act.input"].weight.max() == 2
+    logits = net(x_seq)
+    assert not torch.allclose(logits[0], logits[-1])
+    torch.testing.assert_close(run_in_spikingjelly(tmp_path / "net.nir", x_seq), logits, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import shlex
 import pytest
 import torch
 
-from benchmarks.cases import Case, run_case
+from benchmarks.measuring import Case, run_case
 from benchmarks.timing import Contender
 from tests.helpers import rows_of, run_folder, run_training
 from utils.numerics import CUDNN, set_numerics

@@ -1,9 +1,11 @@
 """The floors: who may import whom; ``neurons/`` alone, installed as ``clif_neurons``, in others' networks too."""
 
 import ast
+import importlib.metadata
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,8 +106,11 @@ def test_no_module_imports_itself_by_a_detour(entry):
 def installed(tmp_path_factory) -> Path:
     """Where ``pip install .`` put the package."""
     home = tmp_path_factory.mktemp("package")
-    shutil.copy(ROOT / "pyproject.toml", home)  # a copy: setuptools builds beside its sources
-    shutil.copytree(ROOT / "neurons", home / "neurons", ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "README.md", "LICENSE", *(path.name for path in ROOT.glob("*.py"))):
+        shutil.copy(ROOT / file, home)  # a copy: setuptools builds beside its sources
+    folders = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"].values()
+    for folder in {Path(folder).parts[0] for folder in folders if folder != "."}:
+        shutil.copytree(ROOT / folder, home / folder, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
     subprocess.run(
         [*pip, "--no-build-isolation", "--no-index", "--target", str(home / "site"), "."],
@@ -135,13 +140,49 @@ def test_installs_alone_as_clif_neurons(installed, tmp_path):
         "ops",
         "__pycache__",
     } == everything
-    assert not (installed / "data").exists()
+    assert {path.name for path in installed.iterdir() if "." not in path.name} == {
+        "bin",
+        "clif_neurons",
+        "clif_training",
+    }
+    assert (installed / "clif_neurons" / "py.typed").exists()
     environment = {**ENVIRONMENT, "PYTHONPATH": str(installed)}
     result = subprocess.run(
         [sys.executable, "-c", USE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()).is_relative_to(installed)
+
+
+def test_what_is_installed_says_what_it_is(installed):
+    (about,) = importlib.metadata.distributions(name="clif_neurons", path=[str(installed)])
+    assert about.metadata["License"] == "MIT"
+    assert about.metadata["Author"]
+    assert about.metadata["Description"].startswith("# CLIF")
+    assert set(about.metadata.get_all("Provides-Extra")) == {"train", "nir", "dev"}
+    assert {each.name for each in about.entry_points} == {"clif-train", "clif-infer", "clif-reproduce"}
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "code", "says"),
+    [
+        (
+            "clif-train",
+            "-neuron CLlF",
+            2,
+            "did you mean CLIF?",
+        ),
+        ("clif-reproduce", "show table1", 0, "cifar10-clif-T6"),
+    ],
+)
+def test_commands_run_from_what_is_installed(installed, tmp_path, command, words, code, says):
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(installed)}
+    result = subprocess.run(
+        [installed / "bin" / command, *words.split()],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == code, result.stderr
+    assert says in result.stdout + result.stderr
 
 
 # -- in SpikingJelly's own networks

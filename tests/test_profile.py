@@ -9,6 +9,7 @@ from torch import nn
 from accounts.memory_energy import memory_energy
 from accounts.operations import LayerShape
 from accounts.profile import profile_network, thop_counts
+from accounts.synops import synaptic_operations, synops_markdown
 from models import build_model
 
 
@@ -93,6 +94,22 @@ def test_spikingjelly_counts_less_at_a_padded_border():
     with torch.no_grad(), DispatchCounterMode([synops]):
         conv(spikes)
     assert synops.get_total() == 4 * 2 * (3 * 8 - 2) ** 2 < LayerShape((2, 8, 8), (4, 8, 8), (3, 3)).dense_operations
+
+
+def test_synaptic_operations_are_counted_in_every_way(small):
+    """conv1 is fed by real values, half of them 0; conv2 (1×1) by spikes; the linear layer by a pool's averages."""
+    x_seq = torch.randn(3, 2, 2, 8, 8)
+    x_seq[..., :4] = 0
+    counted, seen = synaptic_operations(small, x_seq), profile_network(small, [(x_seq, 0)])
+    conv1, conv2, linear = seen.synapses
+    assert small.training
+    assert counted.dense == 3 * sum(each.shape.dense_operations for each in seen.synapses)
+    assert counted.spikes_by_rate == pytest.approx(3 * 3 * 64 * 4 * conv2.rate)
+    assert counted.spikes_met == pytest.approx(counted.spikes_by_rate)  # a 1×1 convolution meets no border
+    assert counted.real == 3 * (4 * 64 * 18 + 5 * 48)
+    assert counted.real_nonzero == pytest.approx(3 * (4 * 64 * 18 / 2 + 5 * 48 * linear.density))
+    assert conv1.density == 0.5
+    assert f"{counted.spikes_met / 1e6:.3f}" in synops_markdown(counted)
 
 
 def test_profile_refuses_what_it_cannot_count(small):

@@ -1,6 +1,5 @@
 """Recipes: the paper's numbers, commands that the scripts accept, and everything that a recipe may get wrong."""
 
-import json
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from reproduction.recipe import RECIPES, load_recipes
 from reproduction.recipe_figures import add, panels_of
 from reproduction.results import Outcome, Results
 from reproduction.smoke import cases_of
+from tests.golden import read_golden
 from tests.helpers import ROOT
 
 COVERED = {
@@ -105,7 +105,7 @@ def test_numbers_of_the_tables(recipes):
 
 
 def test_table_7_has_every_part_with_its_four_decimals(recipes):
-    golden = json.loads((Path(__file__).parent / "golden" / "paper_energy.json").read_text())
+    golden = read_golden("paper_energy")
     networks = {"cifar10": "cifar10", "cifar100": "cifar100", "tiny": "tinyimagenet", "dvscifar": "dvscifar",
                 "dvsgesture": "dvsgesture"}  # fmt: skip
     kinds = {"relu": "relu", "lif": "LIF", "clif": "CLIF"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import build_model
-from tests.golden.fill import fill_, normal
+from tests.golden import fill_, normal
 
 
 @pytest.mark.parametrize("backend", ["torch", "auto"])

@@ -203,6 +203,8 @@ def test_without_git_and_c_compiler(tmp_path, data_dir, monkeypatch):
     result = run_training(*QUICK, "-data_dir", data_dir, cwd=tmp_path, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "cpu, backend reference, " in result.stdout
+    assert result.stderr.startswith("train_BPTT.py: warning: backend c wants a C compiler")
+    assert result.stderr.count("\n") == 1
     made_with = json.loads((run_folder(tmp_path / "logs") / "config.json").read_text())["made_with"]
     assert made_with["commit"] == "unknown"
 

@@ -17,7 +17,7 @@ from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SURROGATES, build_neuron
 from neurons.ops import triton_launch
 from neurons.ops.backends import load_kernels
-from neurons.ops.dynamics import parameter_table
+from neurons.ops.dynamics import Inputs, parameter_table
 from neurons.ops.triton_norm import combine_kernel
 from neurons.ops.triton_tiling import FORWARD, MOST_PROGRAMS, Frame, chunk_length, launch
 from tests.test_backends import NEURON_CASES, assert_same_gradient, build, current, run
@@ -186,8 +186,9 @@ def test_sums_are_the_same_every_time_and_of_all_programs(T, device, monkeypatch
     norm = tuple(1 + 0.1 * current((T, 70), seed=seed).to(device) for seed in (2, 3))
 
     def sums():
-        _, _, saved = kernels.forward(dynamics, x, table, (), norm, False, True)
-        _, g_table, _, of_norm = kernels.backward(dynamics, x, table, (), saved, norm, grad, ())
+        inputs = Inputs(dynamics, x, table, norm=norm)
+        _, _, saved = kernels.forward(inputs, False, True)
+        _, g_table, _, of_norm = kernels.backward(inputs, saved, grad, ())
         return [g_table, *of_norm, *kernels.statistics(x)]
 
     several = sums()

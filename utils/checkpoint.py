@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .aside import replacing
-from .formats import FORMAT, recognised, why_another_network
+from .formats import FORMAT, CheckpointError, recognised, why_another_network
+from .zoo import name_in_zoo, read_from_zoo
 
 # what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
 DAMAGED = (
@@ -36,10 +37,6 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used: one line that names it and says why."""
-
-
 def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write ``state``, and its format, to ``path``: the file is the old one or the new one, never a part of it.
 
@@ -58,7 +55,7 @@ def save_checkpoint(state: dict[str, Any], path: Path, previous: Path | None = N
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint that holds tensors and plain values only.
+    """Read a checkpoint that holds tensors and plain values only, or a network of the zoo (``zoo:NAME``).
 
     Returns:
         What it holds, by today's names; with a ``format`` if this project wrote it (see :mod:`utils.formats`).
@@ -66,6 +63,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing, truncated, no checkpoint, of a later format, or holds anything else.
     """
+    if (name := name_in_zoo(path)) is not None:
+        return read_from_zoo(name)
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")

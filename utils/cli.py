@@ -47,7 +47,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class OneOf:
-    """An option type: one of ``names``; anything else is refused with the nearest name.
+    """An option type: one of ``names``; anything else is refused with those that hold it, or the nearest.
 
     Args:
         kind: what they are names of, for the message.
@@ -60,8 +60,10 @@ class OneOf:
         if text in self.names:
             return text
         by_lower = {name.lower(): name for name in self.names}
-        near = get_close_matches(text.lower(), by_lower, n=1, cutoff=0.5)
-        hint = f"; did you mean {by_lower[near[0]]}?" if near else ""
+        asked = text.lower()
+        near = [by_lower[asked]] if asked in by_lower else [by_lower[low] for low in by_lower if asked and asked in low]
+        near = near or [by_lower[low] for low in get_close_matches(asked, by_lower, n=1, cutoff=0.5)]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise argparse.ArgumentTypeError(f"unknown {self.kind} {text!r}{hint} (known: {', '.join(self.names)})")
 
 

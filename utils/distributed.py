@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -19,15 +20,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .cli import UsageError
+from .guard import Guard
+from .lost import RankLostError, naming_lost_ranks, reason, without_traces
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 MEETING = timedelta(seconds=60)  # until all ranks are there; torchrun starts them together
 SILENCE = timedelta(minutes=10)  # of one that hangs, or RANK_TIMEOUT; one that dies is noticed at once
 PREPARING = timedelta(hours=24)  # while rank 0 downloads or builds a cache
-
-
-class RankLostError(Exception):
-    """Another rank has died or fallen silent: one line."""
+LAST_WORDS = 5.0  # seconds that rank 0 keeps the store for the others to see that an error has been told
 
 
 @dataclass
@@ -46,6 +46,9 @@ class Ranks:
     silence: timedelta = SILENCE
     _store: dist.Store | None = None
     _turns: int = 0
+
+    def __post_init__(self) -> None:
+        self.guard = Guard(self.rank, speaks=self.local == 0, limit=self.silence.total_seconds())
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -130,31 +133,42 @@ class Ranks:
         if device.type == "cuda":
             torch.cuda.set_device(device)
             backend = "cpu:gloo,cuda:nccl"
+        self.guard.start()
         try:
-            store, _, _ = next(dist.rendezvous("env://", self.rank, self.world, timeout=MEETING))
-            store.set_timeout(MEETING)
-            dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.world, timeout=self.silence)
+            with without_traces():
+                self._store, _, _ = next(dist.rendezvous("env://", self.rank, self.world, timeout=MEETING))
+                self._store.set_timeout(MEETING)
+                dist.init_process_group(
+                    backend, store=self._store, rank=self.rank, world_size=self.world, timeout=self.silence
+                )
         except (dist.DistError, RuntimeError, ValueError) as error:
+            self.guard.look(patience=LAST_WORDS)  # the store may be gone before its process is
             raise RankLostError(
                 f"the {self.world} ranks did not meet within {MEETING.seconds} s: {reason(error)}"
             ) from None
-        self._store = store
 
     def leave(self) -> None:
         """End in order, all ranks together."""
         if self.world > 1:
-            with naming_lost_ranks():
+            with self.waiting():
                 dist.barrier()
             dist.destroy_process_group()
+            self.guard.stop()
 
     def speaks(self) -> bool:
         """Whether this rank is the first that has an error to report; the others fail because it did."""
         if self._store is None:
             return True
-        try:
-            return self._store.add("errors", 1) == 1
-        except RuntimeError:  # the store went with its host
-            return True
+        with without_traces():
+            try:
+                told = self._store.add("errors", 1)
+                deadline = time.monotonic() + LAST_WORDS * self.is_first  # the store may go when rank 0 does
+                while time.monotonic() < deadline and self._store.add("errors", 0) < self.world:
+                    time.sleep(0.05)
+            except RuntimeError:  # the store went with its host
+                self.guard.look(patience=LAST_WORDS)
+                return True
+        return told == 1
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
@@ -165,7 +179,7 @@ class Ranks:
         self._turns += 1
         done, done_here = (f"{who} has done {self._turns}" for who in ("rank 0", f"a rank of node {self.node}"))
         if not self.is_first:
-            with naming_lost_ranks():
+            with naming_lost_ranks(), without_traces():
                 self._store.wait([done if self.local == 0 else done_here], PREPARING)
         yield
         if self.is_first:
@@ -178,7 +192,7 @@ class Ranks:
         if self.world == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.int64)
-        with naming_lost_ranks():
+        with self.waiting():
             dist.all_reduce(shared, dist.ReduceOp.MAX)
         return shared.tolist()
 
@@ -187,7 +201,7 @@ class Ranks:
         if self.world == 1:
             return value
         values = [value]
-        with naming_lost_ranks():
+        with self.waiting():
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
@@ -200,29 +214,18 @@ class Ranks:
     @property
     def sum_over_ranks(self) -> Callable[[Tensor], None] | None:
         """Adds a tensor up over all ranks, in place; None where there is one."""
-        return dist.all_reduce if self.world > 1 else None
+        if self.world == 1:
+            return None
+        guard = self.guard
 
+        def add_up(tensor: Tensor) -> None:
+            with guard.waiting():
+                dist.all_reduce(tensor)
 
-@contextmanager
-def naming_lost_ranks() -> Iterator[None]:
-    """Turn what a dead or silent rank does to those that wait for it into :class:`RankLostError`."""
-    try:
-        yield
-    except dist.DistError as error:
-        raise RankLostError(lost(error)) from None
-    except RuntimeError as error:  # gloo's, and those that pass through autograd
-        if not dist.is_initialized() or not any(
-            word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out", "socket")
-        ):
-            raise
-        raise RankLostError(lost(error)) from None
+        return add_up
 
-
-def lost(error: Exception) -> str:
-    return f"another rank has died or cannot be reached ({reason(error)}); resume with -resume auto"
-
-
-def reason(error: Exception) -> str:
-    """The first line of torch's message, without the place in its source."""
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return first_line.rpartition("] ")[2].removesuffix(".")[:100]
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for other ranks: not for ever, and a lost one is named."""
+        with self.guard.waiting(), naming_lost_ranks():
+            yield

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .distributed import Ranks
-from .meter import Meter, stop_if_not_finite
+from .finite import stop_if_loss_is_not_finite, stop_if_state_is_not_finite
+from .meter import Meter
+from .progress import Batches, progress
 from .seeding import seed_all
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 Passes = Callable[["TrainState", Tensor, Tensor], tuple[Tensor, Tensor]]
 REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
 
@@ -93,7 +93,8 @@ def forward_and_backward(state: TrainState, x_seq: Tensor, target: Tensor) -> tu
         logits = state.model(x_seq)
     loss = state.criterion(logits, target)
     state.optimizer.zero_grad(set_to_none=True)
-    state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
+    with state.ranks.waiting():  # gradients are averaged on the way
+        state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
     return loss.detach(), logits.detach()
 
 
@@ -119,7 +120,8 @@ def train_one_epoch(
         between: called after each step.
 
     Raises:
-        NonFiniteLossError: naming the first such step.
+        NonFiniteLossError: naming the first step whose loss is not finite, or the weight, buffer or state of the
+            optimiser that is not at the end of the epoch.
     """
     state.model.train()
     meter, where = state.meter, f"epoch {state.epoch}"
@@ -132,11 +134,12 @@ def train_one_epoch(
                 between()
             if time.perf_counter() - shown > REFRESH_SECONDS:
                 shown = time.perf_counter()
-                stop_if_not_finite(meter, where)
+                stop_if_loss_is_not_finite(meter, where, state.net)
                 loss_now, accuracy = meter.read()
                 rate = (meter.samples - before) / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
-    stop_if_not_finite(meter, where)
+    stop_if_loss_is_not_finite(meter, where, state.net)
+    stop_if_state_is_not_finite(state.net, state.optimizer, f"the end of {where}")
     world_meter = meter.over_ranks(state.ranks.sum_over_ranks)
     share = (meter.samples - before) / meter.samples if before else 1.0  # a resumed epoch's first part took other time
     rate = share * world_meter.samples / (time.perf_counter() - started)
@@ -158,7 +161,8 @@ def evaluate(
     """Loss and accuracy (%) over ``batches``, in the precision of the weights (float32).
 
     Raises:
-        NonFiniteLossError: naming the first such step; so weights that the last steps spoilt are never saved.
+        NonFiniteLossError: naming the first step whose loss is not finite, and the layer; so weights that the last
+            steps spoilt are never saved.
     """
     net.eval()
     meter = Meter(device)
@@ -166,16 +170,9 @@ def evaluate(
         for step, (x_seq, target) in enumerate(bar):
             logits = net(x_seq)
             meter.add(criterion(logits, target), logits, target, step)
-    stop_if_not_finite(meter, f"the {title} set")
+    stop_if_loss_is_not_finite(meter, f"the {title} set", net, x_seq)
     loss, accuracy = meter.over_ranks(sum_over_ranks).read()
     return {"loss": loss, "acc": accuracy}
-
-
-def progress(batches: Batches, title: str, steps: int, start: int = 0) -> tqdm:
-    """A progress bar that clears itself and is silent where nobody watches."""
-    return tqdm(
-        batches, desc=title, total=steps, initial=start, leave=False, dynamic_ncols=True, disable=None, unit="batch"
-    )
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""How every command ends when it cannot go on: one line on standard error and exit code 2."""
+"""How every command ends when it cannot go on, one line on standard error and exit code 2; and how it warns."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,15 +12,20 @@ from contextlib import contextmanager
 def one_line_errors(
     command: str, *errors: type[Exception], speaks: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
-    """Turn ``errors``, whose messages are one line each, into that line and exit code 2.
+    """Turn ``errors``, whose messages are one line each, into that line and exit code 2; warnings are a line as well.
 
     Args:
         command: what the user typed, for the start of the line.
         speaks: whether this process is the one to say it; every process exits with 2.
     """
+    before = warnings.formatwarning
+    # where in the source it was said is of no use to who typed a command
+    warnings.formatwarning = lambda message, *_, **__: f"{command}: warning: {message}\n"
     try:
         yield
     except errors as error:
         if speaks():
             print(f"{command}: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+    finally:
+        warnings.formatwarning = before

@@ -15,11 +15,16 @@ from typing import Any
 from torch import Tensor
 
 FORMAT = 2
+
 # fields that the published code's checkpoints lack and this project's training or LIF checkpoints always had one of
 OURS_ALONE = {"scaler", "step", "best_acc", "trained_with"}
 OF_A_RESNET = {"layer1.0.bn1.weight", "bn1.weight", "linear.weight"}
 BLOCK_NEURON = re.compile(r"^((?:module\.)?layer[1-4]\.\d+)\.neuron([123])(?=\.|$)")
 LAST_NEURON = re.compile(r"^((?:module\.)?)neuron(?=\.|$)")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: one line that names it and says why."""
 
 
 def recognised(state: dict[str, Any], path: Path) -> dict[str, Any]:

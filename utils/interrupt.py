@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from .checkpoint import save_checkpoint
 from .engine import TrainState
-from .meter import stop_if_not_finite, stop_if_weights_are_not_finite
+from .finite import stop_if_loss_is_not_finite, stop_if_state_is_not_finite
 from .resume import checkpoint_of
 from .run_dir import RunDir
 
@@ -107,8 +107,8 @@ class Saver:
         signum, due = ranks.agree([self.watch.signum, self.watch.is_due() and ranks.is_first])
         if not (signum or due):
             return
-        stop_if_not_finite(state.meter, f"epoch {state.epoch}")
-        stop_if_weights_are_not_finite(state.net, f"step {state.step} of epoch {state.epoch}")
+        stop_if_loss_is_not_finite(state.meter, f"epoch {state.epoch}", state.net)
+        stop_if_state_is_not_finite(state.net, state.optimizer, f"step {state.step} of epoch {state.epoch}")
         sums = state.meter.over_ranks(ranks.sum_over_ranks).sums()
         if self.run is not None:
             save_checkpoint(checkpoint_of(state, sums), self.run.latest, self.run.previous)

@@ -1,15 +1,11 @@
-"""What an epoch has seen so far: loss and hits, kept on the device; and whether they, and the weights, are finite."""
+"""What an epoch has seen so far: loss and hits, kept on the device, and the first step whose loss was not finite."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
-
-
-class NonFiniteLossError(Exception):
-    """The loss stopped being a number: one line that names the epoch and the step."""
+from torch import Tensor
 
 
 class Meter:
@@ -53,21 +49,3 @@ class Meter:
     def read(self) -> tuple[float, float]:
         """Mean loss and accuracy in percent so far; waits for the device."""
         return self.loss.item() / self.samples, 100 * self.hits.item() / self.samples
-
-
-def stop_if_not_finite(meter: Meter, where: str) -> None:
-    """Raise :class:`NonFiniteLossError` if any loss so far was infinite or not a number."""
-    step = int(meter.first_bad)
-    if step >= 0:
-        raise NonFiniteLossError(
-            f"the loss is not finite at step {step} of {where}; the last checkpoint is kept. "
-            "Try a lower -lr, or -no_amp"
-        )
-
-
-def stop_if_weights_are_not_finite(net: nn.Module, where: str) -> None:
-    """Raise :class:`NonFiniteLossError` before weights that the last steps spoilt are saved; waits for the device."""
-    if not all(weight.isfinite().all() for weight in net.parameters()):
-        raise NonFiniteLossError(
-            f"the weights are not finite at {where}; the last checkpoint is kept. Try a lower -lr, or -no_amp"
-        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import math
 import os
 import platform
 import resource
@@ -23,13 +22,12 @@ import torch
 
 from .aside import SUFFIX, write_aside
 from .cli import UsageError
+from .curves import draw_curves
 from .engine import TrainState
 
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
 LOCK = ".lock"
-# what the names of the columns that were evaluated with these running statistics end with
-COLUMN = {"shared": "", "per_step": "_per_step"}
 Results = Mapping[tuple[str, str], Mapping[str, float]]  # (part, end of the columns' names) → quantity → value
 
 
@@ -199,28 +197,3 @@ def peak_memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes on macOS, KiB on Linux
-
-
-def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw loss and accuracy by epoch, training and test, to a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) < 30 else None
-    for axes, quantity, label in zip(figure.subplots(1, 2), ("loss", "acc"), ("loss", "accuracy (%)"), strict=True):
-        for part, statistics, style in (
-            *(("train", "shared", "--"), ("val", "shared", ":"), ("test", "shared", "-")),
-            ("test", "per_step", "-."),
-        ):
-            column = f"{part}_{quantity}{COLUMN[statistics]}"
-            if rows and column in rows[0]:
-                values = [row.get(column, math.nan) for row in rows]
-                label = part if statistics == "shared" else f"{part}, statistics per step"
-                axes.plot(epochs, values, style, marker=marker, markersize=3, label=label)
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from .dynamics import Dynamics
-from .norm import SumOverRanks
+from .dynamics import Inputs
+from .norm import Norm
 
 SPELLINGS = {"torch": "reference", "compile": "c"}  # what some were once called
 BACKENDS = ("auto", "reference", "c", "triton", *SPELLINGS)
@@ -23,36 +23,13 @@ Function = TypeVar("Function", bound=Callable)
 
 
 class Kernels(Protocol):
-    """What a fused back end offers.
+    """What a fused back end offers. Gradients of states and tables are float32, like these."""
 
-    x is [T, …], of :data:`FUSED_DTYPES`; all frames x[t], states and their gradients have one dense memory layout, with
-    channels last where there is a norm or a parameter per channel. ``table`` holds the learned parameters
-    (:func:`.dynamics.parameter_table`); states and tables are float32. ``states`` is empty for a sequence that starts
-    afresh. ``norm`` is the scale and shift [T, C] that x is normalised with on its way in, or None.
-    """
-
-    def forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        norm: Tensors | None,
-        last: bool,
-        train: bool,
-    ) -> tuple[Tensor, Tensors, Tensors]:
+    def forward(self, inputs: Inputs, last: bool, train: bool) -> tuple[Tensor, Tensors, Tensors]:
         """→ spikes like x, the last states (if ``last``), what to save for the backward besides x (if ``train``)."""
 
     def backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        saved: Tensors,
-        norm: Tensors | None,
-        g_s: Tensor,
-        g_last: Tensors,
+        self, inputs: Inputs, saved: Tensors, g_s: Tensor, g_last: Tensors
     ) -> tuple[Tensor, Tensor | None, Tensors, Tensors | None]:
         """→ g_c like x (g of the normalised current), g_table, g_states (if there are any), and with a norm
         Σ g_c and Σ g_c·x of each (t, c) [T, C]. ``g_last`` is empty where no gradient comes to the last states."""
@@ -64,48 +41,15 @@ class Kernels(Protocol):
         """a·g_y + A·x + B like x, the factors [T, C]."""
 
     def norm_forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        table: Tensor | None,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
-        train: bool,
+        self, inputs: Inputs, norm: Norm, train: bool
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, Tensors]:
         """See :class:`.norm.NormKernels`, and for the next."""
 
     def norm_backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        n: int | Tensor,
-        table: Tensor | None,
-        saved: Tensors,
-        g_s: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks | None,
+        self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]: ...
 
-    def track(
-        self,
-        shared: tuple[Tensor, Tensor],
-        of_steps: tuple[Tensor, Tensor] | None,
-        count: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        correction: float,
-        momentum: float,
-    ) -> None:
-        """See :func:`.running.track`; where that is worth a kernel, on CUDA."""
-
-    def saved_for(self, dynamics: Dynamics, x: Tensor) -> Tensors:
+    def saved_for(self, inputs: Inputs) -> Tensors:
         """Tensors like those that a forward in training saves besides x; x may be fake."""
 
 
@@ -184,7 +128,7 @@ def why_not(backend: str) -> str:
     if backend == "triton":
         return "" if find_spec("triton") else "backend triton wants the package triton: pip install triton"
     from .c_build import BuildError
-    from .c_launch import norm_library
+    from .c_source import norm_library
 
     try:
         norm_library()

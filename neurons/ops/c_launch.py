@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from importlib.resources import files
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .buffers import BUFFERS
-from .c_build import library
-from .c_source import MOST_STATES, source
-from .derive import derive
-from .dynamics import Dynamics
+from .buffers import BUFFERS, SMALLEST
+from .c_source import Job, built, norm_library
+from .dynamics import Inputs
 from .layout import empty_state
-from .norm import NormKernels, moments
+from .norm import Norm, NormKernels, moments
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 SMALLEST_SHARE = 1 << 14  # elements × steps below which another thread costs more than it does
@@ -30,23 +28,15 @@ NOTHING = torch.zeros(0, 1, 0)  # the table of a neuron that learns nothing
 Tensors = tuple[Tensor, ...]
 
 
-class Job(ctypes.Structure):
-    """The arguments of frame.c; its field order is C's."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "table_steps")),
-        *((name, ctypes.c_void_p) for name in ("constants", "start", "table", "scale", "shift", "x", "g_s", "out")),
-        *((name, ctypes.c_void_p * MOST_STATES) for name in ("state", "g_last", "last", "g_state")),
-    )
-
-
 class NormJob(ctypes.Structure):
-    """The arguments of norm.c; its field order is C's."""
+    """``NormJob`` of norm.c, field by field."""
 
+    __slots__ = ()
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels")),
-        ("dtype", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("x", "g_y", "out", "scale", "A", "B")),
+        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "terms", "shares")),
+        *(("dtype", ctypes.c_int32), ("eps", ctypes.c_float)),
+        *((name, ctypes.c_void_p) for name in ("x", "g_y", "out", "sums", "weight", "bias", "mean", "var")),
+        *((name, ctypes.c_void_p) for name in ("scale", "shift", "A", "B", "g_weight", "g_bias")),
     )
 
 
@@ -81,102 +71,103 @@ def over_threads(
     return shares
 
 
-@lru_cache(maxsize=1024)
-def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.Array, ctypes.Array]:
-    """The library of a neuron, its constants and its states' starts."""
-    made = source(derive(dynamics), str(dtype).removeprefix("torch.").upper())
-    starts = [start for _, start in dynamics.states]
-    constants, first = ((ctypes.c_float * (len(values) + 1))(*values) for values in (made.constants, starts))
-    return library(made.text), constants, first
-
-
-@cache
-def norm_library() -> ctypes.CDLL:
-    return library("\n".join((files(__package__) / name).read_text() for name in ("elements.h", "norm.c")))
-
-
 class CKernels(NormKernels):
     """A neuron over a sequence, by C; see :class:`.backends.Kernels` for the arguments."""
 
-    def forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        norm: Tensors | None,
-        last: bool,
-        train: bool,
-    ) -> tuple[Tensor, Tensors, Tensors]:
-        spikes, ends = room_like(x), tuple(empty_state(x) for _ in dynamics.states) if last else ()
-        call = Call(dynamics, x, table, norm)
-        job = call.job(out=spikes, state=states, last=ends)
-        over_threads(call.code.fire_forward, job, call.granule)
+    def forward(self, inputs: Inputs, last: bool, train: bool) -> tuple[Tensor, Tensors, Tensors]:
+        call, x = Call(inputs), inputs.x
+        spikes, ends = room_like(x), tuple(empty_state(x) for _ in inputs.dynamics.states) if last else ()
+        over_threads(call.code.fire_forward, call.job(out=spikes, state=inputs.states, last=ends), call.granule)
         return spikes, ends, ()
 
     def backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        saved: Tensors,
-        norm: Tensors | None,
-        g_s: Tensor,
-        g_last: Tensors,
+        self, inputs: Inputs, saved: Tensors, g_s: Tensor, g_last: Tensors
     ) -> tuple[Tensor, Tensor | None, Tensors, Tensors | None]:
-        g_c, g_states = room_like(x), tuple(empty_state(x) for _ in states)
-        call = Call(dynamics, x, table, norm)
-        job = call.job(out=g_c, g_s=g_s, state=states, g_last=g_last, g_state=g_states)
-        threads = torch.get_num_threads()
-        of_norm = torch.zeros(threads, 2, x.shape[0], call.width if norm is not None else 0, dtype=torch.float64)
-        of_table = torch.zeros(threads, *call.table.shape, dtype=torch.float64)
-        pairs = zip(of_norm, of_table, strict=True)
-        over_threads(call.code.fire_backward, job, call.granule, [(pointer(a), pointer(b)) for a, b in pairs])
-        g_table = None if table is None else call.folded(of_table.sum(0), table.shape[-1]).to(table.dtype)
-        sums = None if norm is None else tuple(call.folded(of_norm.sum(0), x.shape[2]).float())
-        return g_c, g_table, g_states, sums
+        call = Call(inputs)
+        g_c, g_table, g_states, sums = call.backward(g_s, g_last)
+        if inputs.norm is None:
+            return g_c, g_table, g_states, None
+        return g_c, g_table, g_states, tuple(call.folded(sums.sum(0), inputs.x.shape[2]).float())
 
-    def saved_for(self, dynamics: Dynamics, x: Tensor) -> Tensors:
+    def saved_for(self, inputs: Inputs) -> Tensors:
         """Nothing: the backward computes all states again from x."""
         return ()
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each (t, c) of x [T, N, C, H, W] in channels_last order, float32 [T, C]."""
-        sums = torch.zeros(torch.get_num_threads(), 2, x.shape[0], x.shape[2], dtype=torch.float64)
-        over_threads(norm_library().norm_statistics, norm_job(x), x.shape[2], [(pointer(part),) for part in sums])
-        return moments(sums.sum(0), x)
+        return moments(NormCall(x).sum_up().sum(0), x)
 
     def combine(self, g_y: Tensor, x: Tensor, scale: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """∂L/∂x = a·g_y + A·x + B, in g_y's place."""
-        terms = [term.float().contiguous() for term in (scale, A, B)]
-        job = norm_job(x)
-        job.g_y, job.out = g_y.data_ptr(), g_y.data_ptr()
-        job.scale, job.A, job.B = (term.data_ptr() for term in terms)
-        over_threads(norm_library().norm_combine, job, x.shape[2])
-        return g_y
+        scale, A, B = (term.float().contiguous() for term in (scale, A, B))
+        call = NormCall(x)
+        call.point(scale=scale, A=A, B=B)
+        return call.combined(g_y)
+
+    def norm_forward(
+        self, inputs: Inputs, norm: Norm, train: bool
+    ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, Tensors]:
+        """By C alone, where no other process has a share of the batch."""
+        if norm.sum_over_ranks is not None:
+            return super().norm_forward(inputs, norm, train)
+        x, (T, N, C, H, W) = inputs.x, inputs.x.shape
+        mean, var = (torch.empty(1 if norm.merged else T, C) for _ in range(2))
+        call, passes = Call(inputs, normed=True), NormCall(x)
+        passes.charge(call, norm, mean, var)
+        passes.sum_up()
+        if norm_library().norm_moments(ctypes.byref(passes.job)):
+            raise MemoryError
+        spikes = room_like(x)
+        over_threads(call.code.fire_forward, call.job(out=spikes), call.granule)
+        return spikes, mean, var, N * H * W * (T if norm.merged else 1), ()
+
+    def norm_backward(
+        self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """By C alone, where no other process has a share of the batch."""
+        if norm.sum_over_ranks is not None:
+            return super().norm_backward(inputs, norm, mean, var, n, saved, g_s)
+        T, _, C, *_ = inputs.x.shape
+        call, passes = Call(inputs, normed=True), NormCall(inputs.x)
+        passes.charge(call, norm, mean, var)
+        norm_library().norm_scale(ctypes.byref(passes.job))
+        g_y, g_table, _, sums = call.backward(g_s, ())
+        A, B, g_weight, g_bias = (torch.empty(shape) for shape in ((T, C), (T, C), C, C))
+        passes.point(sums=sums, A=A, B=B, g_weight=g_weight, g_bias=g_bias)
+        norm_library().norm_gradients(ctypes.byref(passes.job))
+        return passes.combined(g_y), g_weight.to(norm.weight.dtype), g_bias.to(norm.bias.dtype), g_table
 
 
 class Call:
-    """What the calls of a neuron on x share; it keeps the tables alive that a job points to."""
+    """What the calls of a neuron on x share; it keeps the tensors alive that a job points to.
 
-    def __init__(self, dynamics: Dynamics, x: Tensor, table: Tensor | None, norm: Tensors | None):
-        self.code, self.constants, self.start = built(dynamics, x.dtype)
-        self.x = x
-        self.channels = x.shape[2] if norm is not None or dynamics.per_channel else 0
+    Args:
+        normed: the current is scale·x + shift, and C fills both in: ``inputs`` has none.
+    """
+
+    def __init__(self, inputs: Inputs, normed: bool = False):
+        self.inputs, x, table = inputs, inputs.x, inputs.table
+        self.code, self.constants, self.start = built(inputs.dynamics, x.dtype)
+        normed = normed or inputs.norm is not None
+        self.channels = x.shape[2] if normed or inputs.dynamics.per_channel else 0
         rows = BLOCK // self.channels if self.channels else 0
         self.width = max(rows, 1) * self.channels if self.channels else BLOCK
         self.granule = self.channels or GRANULE
         self.table = NOTHING if table is None else self.wide(table.float())
-        self.norm = None if norm is None else tuple(self.wide(term.float()) for term in norm)
+        self.norm: Tensors = ()
+        if normed:
+            given = inputs.norm
+            self.norm = tuple(self.columns(len(x)) if given is None else self.wide(given[i].float()) for i in range(2))
+
+    def columns(self, *rows: int) -> Tensor:
+        """Room for a table […, width], and behind the last row for a read that goes beyond it."""
+        return torch.zeros(math.prod(rows) * self.width + REGISTER)[:-REGISTER].view(*rows, self.width)
 
     def wide(self, terms: Tensor) -> Tensor:
-        """[…, C or 1] → […, width]: each row of channels as often as a block has it, and room behind the last."""
-        repeats = self.width // terms.shape[-1]
-        room = torch.zeros(terms[..., 0].numel() * self.width + REGISTER)
-        inside = room[:-REGISTER].view(*terms.shape[:-1], self.width)
-        inside.view(*terms.shape[:-1], repeats, terms.shape[-1]).copy_(terms[..., None, :])
-        return inside
+        """[…, C or 1] → […, width]: each row of channels as often as a block has it."""
+        table, C = self.columns(*terms.shape[:-1]), terms.shape[-1]
+        table.view(*terms.shape[:-1], self.width // C, C).copy_(terms[..., None, :])
+        return table
 
     def folded(self, sums: Tensor, channels: int) -> Tensor:
         """[…, width] → […, channels]: what belongs to one channel, or to all, added up."""
@@ -184,29 +175,74 @@ class Call:
 
     def job(self, out: Tensor, g_s: Tensor | None = None, **frames: Tensors) -> Job:
         """The arguments; the tensors must outlive the call."""
-        x = self.x
-        job = Job(x.shape[0], x[0].numel(), x.stride(0), self.channels, self.width, max(1, self.table.shape[1]))
-        scale, shift = self.norm or (None, None)
+        x = self.inputs.x
+        job = Job(len(x), x[0].numel(), x.stride(0), self.channels, self.width, max(1, self.table.shape[1]))
         job.constants, job.start = ctypes.addressof(self.constants), ctypes.addressof(self.start)
-        tensors = {"table": self.table, "scale": scale, "shift": shift}
-        for name, tensor in {**tensors, "x": x, "g_s": g_s, "out": out}.items():
-            setattr(job, name, None if tensor is None else tensor.data_ptr())
+        job.table, job.x, job.out = self.table.data_ptr(), x.data_ptr(), out.data_ptr()
+        job.scale, job.shift = (term.data_ptr() for term in self.norm) if self.norm else (None, None)
+        job.g_s = None if g_s is None else g_s.data_ptr()
         for name, states in frames.items():
             places = getattr(job, name)
             for k, state in enumerate(states):
                 places[k] = state.data_ptr()
         return job
 
+    def backward(self, g_s: Tensor, g_last: Tensors) -> tuple[Tensor, Tensor | None, Tensors, Tensor]:
+        """→ g_c, g_table, g_states, and each thread's Σ g_c and Σ g_c·x [threads, 2, T, width] if there is a norm."""
+        x, learned, states = self.inputs.x, self.inputs.table, self.inputs.states
+        g_c, g_states = room_like(x), tuple(empty_state(x) for _ in states)
+        job = self.job(out=g_c, g_s=g_s, state=states, g_last=g_last, g_state=g_states)
+        threads, width = torch.get_num_threads(), self.width if self.norm else 0
+        of_norm = torch.zeros(threads, 2, len(x), width, dtype=torch.float64)
+        of_table = torch.zeros(threads, *self.table.shape, dtype=torch.float64)
+        sums = [(pointer(a), pointer(b)) for a, b in zip(of_norm, of_table, strict=True)]
+        over_threads(self.code.fire_backward, job, self.granule, sums)
+        g_table = None if learned is None else self.folded(of_table.sum(0), learned.shape[-1]).to(learned.dtype)
+        return g_c, g_table, g_states, of_norm
 
-def norm_job(x: Tensor) -> NormJob:
-    job = NormJob(x.shape[0], x[0].numel(), x.stride(0), x.shape[2], DTYPES[x.dtype])
-    job.x = x.data_ptr()
-    return job
+
+class NormCall:
+    """Batch norm's own passes over x; it keeps the tensors alive that its job points to."""
+
+    def __init__(self, x: Tensor):
+        T, C = x.shape[0], x.shape[2]
+        self.x, self.kept = x, [x]
+        self.job = NormJob(T, x[0].numel(), x.stride(0), C, C, T, 0, DTYPES[x.dtype], 0.0, x.data_ptr())
+
+    def point(self, **tensors: Tensor) -> None:
+        """Set pointers of the job; a name that it does not have is an AttributeError."""
+        for name, tensor in tensors.items():
+            self.kept.append(tensor)
+            setattr(self.job, name, tensor.data_ptr())
+
+    def charge(self, call: Call, norm: Norm, mean: Tensor, var: Tensor) -> None:
+        """Point to ``call``'s scale and shift, which C fills in, and to mean and var, [T, C] or [1, C]."""
+        scale, shift = call.norm
+        weight, bias = norm.weight.float().contiguous(), norm.bias.float().contiguous()
+        self.point(weight=weight, bias=bias, scale=scale, shift=shift, mean=mean.contiguous(), var=var.contiguous())
+        job = self.job
+        job.width, job.terms, job.shares, job.eps = call.width, len(mean), torch.get_num_threads(), norm.eps
+
+    def sum_up(self) -> Tensor:
+        """Σ (x − x₀) and Σ (x − x₀)² of each thread's share, [threads, 2, T, C]; see :func:`.norm.moments`."""
+        sums = torch.zeros(torch.get_num_threads(), 2, len(self.x), self.x.shape[2], dtype=torch.float64)
+        self.point(sums=sums)
+        over_threads(norm_library().norm_statistics, self.job, self.x.shape[2], [(pointer(part),) for part in sums])
+        return sums
+
+    def combined(self, g_y: Tensor) -> Tensor:
+        """∂L/∂x = scale·g_y + A·x + B, in g_y's place."""
+        self.point(g_y=g_y, out=g_y)
+        over_threads(norm_library().norm_combine, self.job, self.x.shape[2])
+        return g_y
 
 
 def room_like(x: Tensor) -> Tensor:
-    """Room for a sequence with x's frames, one after the other."""
-    return BUFFERS.empty_strided(x.shape, (x[0].numel(), *x.stride()[1:]), x.dtype)
+    """Room for a sequence with x's frames, one after the other: a lent block, where malloc would ask the system."""
+    stride = (x[0].numel(), *x.stride()[1:])
+    if x.numel() * x.element_size() < SMALLEST:
+        return torch.empty_strided(x.shape, stride, dtype=x.dtype)
+    return BUFFERS.empty_strided(x.shape, stride, x.dtype)
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p | None:

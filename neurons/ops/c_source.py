@@ -5,13 +5,18 @@ Constants of the step (γ, V_th, a surrogate's width) are passed in a table, so 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
-from .derive import Derived
+import torch
+
+from .c_build import library
+from .derive import Derived, derive
+from .dynamics import Dynamics
 from .graph import Node, inputs_of, is_scaled, ordered
 from .trace import DerivationError
 
@@ -73,6 +78,19 @@ static inline __attribute__((always_inline)) void step_back(
     }}
 }}
 """
+
+
+class Job(ctypes.Structure):
+    """C's ``Job``, field by field."""
+
+    __slots__ = ()
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "table_steps")),
+        *((name, ctypes.c_void_p) for name in ("constants", "start", "table", "scale", "shift", "x", "g_s", "out")),
+        *((name, ctypes.c_void_p * MOST_STATES) for name in ("state", "g_last", "last", "g_state")),
+    )
+
+
 CURRENT = "num in_c = READ(x, i, live); if (norm) in_c = in_c * LOAD(scale + i) + LOAD(shift + i);"
 WRITTEN = "WRITE(out, i, {0}, live, past);"
 GRADIENT = "const num in_g_s = READ(g, i, live);"
@@ -209,3 +227,17 @@ class Writer:
         if is_scaled(node):
             return f"{self.number(factor * node.args[0].constant)} * {self.name(node.args[1])}"  # type: ignore[operator]
         return f"{self.number(factor)} * {self.name(node)}"
+
+
+@lru_cache(maxsize=1024)
+def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.Array, ctypes.Array]:
+    """The library of a neuron, its constants and its states' starts."""
+    made = source(derive(dynamics), str(dtype).removeprefix("torch.").upper())
+    starts = [start for _, start in dynamics.states]
+    constants, first = ((ctypes.c_float * (len(values) + 1))(*values) for values in (made.constants, starts))
+    return library(made.text), constants, first
+
+
+@cache
+def norm_library() -> ctypes.CDLL:
+    return library("\n".join((files(__package__) / name).read_text() for name in ("elements.h", "norm.c")))

@@ -6,7 +6,7 @@ from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +77,25 @@ class Dynamics:
         """
         out = self.step(*tensors, **dict(self.settings), spike=self.spike)
         return check_outputs(self.name, self.state_names, out)
+
+
+class Inputs(NamedTuple):
+    """What a neuron's fused kernels compute from, forward and back.
+
+    Args:
+        dynamics: the neuron's.
+        x: input current [T, …], float32, float16 or bfloat16; its frames have one dense memory layout, with channels
+            last where there is a norm or a parameter per channel.
+        table: the learned parameters (:func:`parameter_table`), or None.
+        states: states before the first step […], float32, in x's layout; none to start afresh.
+        norm: scale and shift [T, C] that x is normalised with on its way in, or None.
+    """
+
+    dynamics: Dynamics
+    x: Tensor
+    table: Tensor | None = None
+    states: tuple[Tensor, ...] = ()
+    norm: tuple[Tensor, ...] | None = None
 
 
 def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tensor, ...]:

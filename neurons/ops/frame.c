@@ -36,6 +36,22 @@ static inline const void *read_block(float *buffer, const void *array, int64_t a
     return place(array, at);
 }
 
+/* A NaN potential does not fire, and nothing above would know of it: a sequence that ends with a potential that is not
+   finite ends with a spike that is NaN. */
+static void show_not_finite(const Job *job, const float *state, int64_t at, int64_t n) {
+    const float nan = NAN;
+    unsigned found = 0; /* among lanes that are not live, too */
+    for (int k = 0; k < STATES; k++)
+        for (int64_t i = 0; i < n; i += LANES) found |= NOT_FINITE(LOAD(state + k * BLOCK + i));
+    if (!found) return;
+    for (int k = 0; k < STATES; k++) {
+        for (int64_t i = 0; i < n; i++) {
+            const int64_t spike = (job->T - 1) * job->size + at + i;
+            if (!isfinite(state[k * BLOCK + i])) store(job->out, &nan, spike, 1, DTYPE, spike);
+        }
+    }
+}
+
 int fire_forward(const Job *job, int64_t first, int64_t last) {
     const int64_t T = job->T, size = job->size;
     float x[BLOCK], s[BLOCK], state[(STATES + 1) * BLOCK] = {0};
@@ -53,6 +69,7 @@ int fire_forward(const Job *job, int64_t first, int64_t last) {
             else step(job, t, column, n, 0, from, state, TENSORS ? (void *)to : s, past);
             if (!TENSORS) store(job->out, s, now, n, DTYPE, past ? PAST_CACHE : next);
         }
+        show_not_finite(job, state, at, n);
         for (int k = 0; k < STATES; k++) keep(job->last[k], state + k * BLOCK, at, n);
     }
     settle();

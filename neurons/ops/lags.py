@@ -19,6 +19,7 @@ from torch import Tensor
 from .derive import Derived, derive
 from .dynamics import Dynamics, check_table, first_states, parameter_table
 from .graph import Node, evaluate
+from .reference import shown
 
 Tensors = tuple[Tensor, ...]
 
@@ -128,7 +129,7 @@ class WindowedSequence(torch.autograd.Function):
             s, *ends = dynamics(c.to(ends[0].dtype), *ends, *of_step(d, table, t, x.dim() - 1).values())
             spikes.append(s.to(x.dtype))
         ctx.mark_non_differentiable(*ends)
-        return torch.stack(spikes), *ends
+        return torch.stack(shown(spikes, ends)), *ends
 
     @staticmethod
     @torch.autograd.function.once_differentiable

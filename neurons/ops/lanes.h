@@ -7,6 +7,7 @@
    DTYPE, where there is AVX-512 (TENSORS), and of float buffers that the frame fills and empties where there is not; like
    ADD, they touch live lanes alone. */
 
+#include <float.h>
 #include <math.h>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
@@ -30,6 +31,7 @@ typedef __mmask16 mask;
 #define LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
 #define LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define EQ(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define NOT_FINITE(x) _mm512_fpclass_ps_mask(x, 0x99) /* NaNs of both kinds, infinities of both signs */
 
 static inline num read_from(const void *array, int64_t i, mask live) {
     if (DTYPE == FLOAT32) return _mm512_maskz_loadu_ps(live, (const float *)array + i);
@@ -98,6 +100,7 @@ typedef _Bool mask;
 #define LE(a, b) ((a) <= (b))
 #define LT(a, b) ((a) < (b))
 #define EQ(a, b) ((a) == (b))
+#define NOT_FINITE(x) !(fabsf(x) <= FLT_MAX)
 
 static inline num reciprocal(num a) { return 1.0f / a; }
 

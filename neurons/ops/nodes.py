@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernels
-from .dynamics import spell
+from .dynamics import Inputs, spell
 from .layout import empty_frames, empty_state, laid_out_like
-from .norm import RANKS
+from .norm import RANKS, Norm
 
 NAMESPACE = __package__.partition(".")[0]  # neurons here, clif_neurons where it is installed
 OPERATORS = getattr(torch.ops, NAMESPACE)
@@ -23,20 +23,19 @@ OPERATORS = getattr(torch.ops, NAMESPACE)
 
 def run_fire(x, table, states, scale, shift, dynamics, backend, last, train):
     """→ spikes; the last states, if asked for; what the back end saves for the gradient."""
-    norm = None if scale is None else (scale, shift)
-    spikes, ends, saved = load_kernels(backend).forward(dynamics, x, table, tuple(states), norm, last, train)
+    inputs = Inputs(dynamics, x, table, tuple(states), None if scale is None else (scale, shift))
+    spikes, ends, saved = load_kernels(backend).forward(inputs, last, train)
     return [spikes, *ends, *saved]
 
 
 def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend):
     """→ gradients of x; the states, if there are any; the table, scale and shift, if there are such."""
-    kernels, norm = load_kernels(backend), None if scale is None else (scale, shift)
+    kernels = load_kernels(backend)
+    inputs = Inputs(dynamics, x, table, tuple(states), None if scale is None else (scale, shift))
     g_spikes, g_last = frames_like(x, g_spikes), tuple(laid_out_like(x[0], g.float()) for g in g_last)
-    g_c, g_table, g_states, sums = kernels.backward(
-        dynamics, x, table, tuple(states), tuple(saved), norm, g_spikes, g_last
-    )
+    g_c, g_table, g_states, sums = kernels.backward(inputs, tuple(saved), g_spikes, g_last)
     of_table = () if table is None else (g_table,)
-    if norm is None:
+    if scale is None:
         return [g_c, *g_states, *of_table]
     assert sums is not None
     sum_g, sum_gx = sums
@@ -47,17 +46,17 @@ def run_fire_backward(x, table, states, saved, scale, shift, g_spikes, g_last, d
 
 def run_norm_fire(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
     """→ spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves for the gradient."""
-    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(
-        dynamics, x, weight, bias, table, eps, merged, RANKS.get(ranks), train
-    )
+    norm = Norm(weight, bias, eps, merged, RANKS.get(ranks))
+    spikes, mean, var, n, saved = load_kernels(backend).norm_forward(Inputs(dynamics, x, table), norm, train)
     n = n if isinstance(n, Tensor) else torch.full((), float(n), dtype=torch.float64, device=x.device)
     return [spikes, mean, var, n, *saved]
 
 
 def run_norm_fire_backward(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamics, backend):
     """→ gradients of x, weight, bias, and the table, if there is one."""
+    norm = Norm(weight, bias, eps, len(mean) < len(x), RANKS.get(ranks))
     g_x, g_weight, g_bias, g_table = load_kernels(backend).norm_backward(
-        dynamics, x, weight, bias, mean, var, n, table, tuple(saved), frames_like(x, g_spikes), eps, RANKS.get(ranks)
+        Inputs(dynamics, x, table), norm, mean, var, n, tuple(saved), frames_like(x, g_spikes)
     )
     return [g_x, g_weight, g_bias, *(() if g_table is None else (g_table,))]
 

@@ -14,15 +14,32 @@ processes, one each way. Those of ∂L/∂weight and ∂L/∂bias stay local, li
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .dynamics import Dynamics
+from .dynamics import Inputs
 
 SumOverRanks = Callable[[Tensor], None]
 """Adds a tensor up over all processes that share a batch, in place."""
+
+
+class Norm(NamedTuple):
+    """A batch norm by the statistics of its own batch.
+
+    Args:
+        weight, bias: [C]. eps: ε.
+        merged: T belongs to the batch, and a statistic to a channel alone.
+        sum_over_ranks: where x is a share of the batch; None for one process.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+    merged: bool = False
+    sum_over_ranks: SumOverRanks | None = None
+
 
 RANKS: dict[str, SumOverRanks] = {}  # by name: an operator's arguments are tensors, numbers and strings
 
@@ -113,54 +130,42 @@ class NormKernels:
     combine: Callable[..., Any]
 
     def norm_forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        table: Tensor | None,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
-        train: bool,
+        self, inputs: Inputs, norm: Norm, train: bool
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, tuple[Tensor, ...]]:
         """→ spikes, mean and biased variance [T, C] ([1, C] if merged), the n behind each, what to save besides."""
+        x = inputs.x
         mean, var = self.statistics(x)
         of_share = x[0].numel() // x.shape[2]
-        if merged:
+        if norm.merged:
             (mean, var), of_share = over_steps(mean, var), of_share * x.shape[0]
         n: int | Tensor = of_share
-        if sum_over_ranks is not None:
-            mean, var, n = over_ranks(mean, var, of_share, sum_over_ranks)
-        norm = tuple(t.expand(x.shape[0], -1) for t in scale_and_shift(mean, var, weight, bias, eps))
-        spikes, _, saved = self.forward(dynamics, x, table, (), norm, False, train)
+        if norm.sum_over_ranks is not None:
+            mean, var, n = over_ranks(mean, var, of_share, norm.sum_over_ranks)
+        terms = scale_and_shift(mean, var, norm.weight, norm.bias, norm.eps)
+        inputs = inputs._replace(norm=tuple(term.expand(x.shape[0], -1) for term in terms))
+        spikes, _, saved = self.forward(inputs, False, train)
         return spikes, mean, var, n, saved
 
     def norm_backward(
         self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        inputs: Inputs,
+        norm: Norm,
         mean: Tensor,
         var: Tensor,
         n: int | Tensor,
-        table: Tensor | None,
         saved: tuple[Tensor, ...],
         g_s: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """→ gradients of x, weight, bias and the table of learned parameters."""
-        T = x.shape[0]
-        scale, shift = scale_and_shift(mean, var, weight, bias, eps)
-        norm = (scale.expand(T, -1), shift.expand(T, -1))
-        g_y, g_table, _, (sum_g, sum_gx) = self.backward(dynamics, x, table, (), saved, norm, g_s, ())
+        x, T = inputs.x, inputs.x.shape[0]
+        scale, shift = scale_and_shift(mean, var, norm.weight, norm.bias, norm.eps)
+        inputs = inputs._replace(norm=(scale.expand(T, -1), shift.expand(T, -1)))
+        g_y, g_table, _, (sum_g, sum_gx) = self.backward(inputs, saved, g_s, ())
         if mean.shape[0] < T:  # merged
             sum_g, sum_gx = sum_g.sum(0, keepdim=True), sum_gx.sum(0, keepdim=True)
-        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, eps, n, sum_over_ranks)
+        A, B, sum_gxhat = input_gradient_terms(sum_g, sum_gx, mean, var, scale, norm.eps, n, norm.sum_over_ranks)
         g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
-        return g_x, sum_gxhat.sum(0).to(weight.dtype), sum_g.sum(0).to(bias.dtype), g_table
+        return g_x, sum_gxhat.sum(0).to(norm.weight.dtype), sum_g.sum(0).to(norm.bias.dtype), g_table
 
 
 class NormSequence(torch.autograd.Function):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .backends import load_kernels
-from .dynamics import named
+from .dynamics import Inputs, named
 from .layout import empty_frames, empty_state
 from .nodes import (
     NAMESPACE,
@@ -41,7 +41,7 @@ def fire_op(x, table, states, scale, shift, dynamics, backend, last, train):
 @fire_op.register_fake
 def _(x, table, states, scale, shift, dynamics, backend, last, train):
     ends = [empty_state(x) for _ in named(dynamics).states] if last else []
-    return [empty_frames(x), *ends, *(load_kernels(backend).saved_for(named(dynamics), x) if train else ())]
+    return [empty_frames(x), *ends, *(load_kernels(backend).saved_for(Inputs(named(dynamics), x)) if train else ())]
 
 
 @torch.library.custom_op(
@@ -86,7 +86,13 @@ def _(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train):
     steps = 1 if merged else x.shape[0]
     mean, var = (torch.empty(steps, x.shape[2], dtype=torch.float32, device=x.device) for _ in range(2))
     n = torch.empty((), dtype=torch.float64, device=x.device)
-    return [empty_frames(x), mean, var, n, *(load_kernels(backend).saved_for(named(dynamics), x) if train else ())]
+    return [
+        empty_frames(x),
+        mean,
+        var,
+        n,
+        *(load_kernels(backend).saved_for(Inputs(named(dynamics), x)) if train else ()),
+    ]
 
 
 @torch.library.custom_op(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,4 +28,15 @@ def unrolled(
         s, *rest = dynamics(c.to(dtype), *states, *now)
         states = tuple(rest)
         spikes.append(s.to(x.dtype))
-    return torch.stack(spikes), states
+    return torch.stack(shown(spikes, states)), states
+
+
+def shown(spikes: list[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
+    """The spikes of T steps [N, *], NaN in the last one where a state after it is not finite.
+
+    A NaN potential does not fire, and nothing above would know of it.
+    """
+    *before, last = spikes
+    for state in states:
+        last = torch.where(state.isfinite(), last, math.nan)
+    return [*before, last]

@@ -7,10 +7,11 @@ launch for a few thousand numbers, so that Triton does it all in one kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from .backends import load_kernels
 from .nodes import NAMESPACE
 from .sequence import is_watched
 
@@ -37,7 +38,14 @@ def track(
     elif is_watched(mean):
         track_op(*shared, *(of_steps or (None, None)), count, mean, var, correction, momentum)
     else:
-        load_kernels("triton").track(shared, of_steps, count, mean, var, correction, momentum)
+        triton_kernel()(shared, of_steps, count, mean, var, correction, momentum)
+
+
+def triton_kernel() -> Callable[..., None]:
+    """:func:`.triton_launch.track_by_triton`, imported where it is used: Triton may not be there."""
+    from .triton_launch import track_by_triton
+
+    return track_by_triton
 
 
 def track_by_torch(
@@ -69,7 +77,7 @@ def track_by_torch(
 )
 def track_op(shared_mean, shared_var, steps_mean, steps_var, count, mean, var, correction, momentum):
     of_steps = None if steps_mean is None else (steps_mean, steps_var)
-    load_kernels("triton").track((shared_mean, shared_var), of_steps, count, mean, var, correction, momentum)
+    triton_kernel()((shared_mean, shared_var), of_steps, count, mean, var, correction, momentum)
 
 
 @track_op.register_fake

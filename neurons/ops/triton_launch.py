@@ -6,9 +6,9 @@ import torch
 import triton
 from torch import Tensor
 
-from .dynamics import Dynamics
+from .dynamics import Inputs
 from .layout import empty_frames, empty_state
-from .norm import NormKernels, SumOverRanks
+from .norm import Norm, NormKernels
 from .triton_backward import backward_kernel
 from .triton_forward import forward_kernel
 from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel, track_kernel
@@ -33,54 +33,30 @@ Tensors = tuple[Tensor, ...]
 class TritonKernels(NormKernels):
     """A neuron over a sequence, by Triton; see :class:`.backends.Kernels` for the arguments."""
 
-    def forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        norm: Tensors | None,
-        last: bool,
-        train: bool,
-    ) -> tuple[Tensor, Tensors, Tensors]:
-        call = Call(dynamics, x, table, norm)
+    def forward(self, inputs: Inputs, last: bool, train: bool) -> tuple[Tensor, Tensors, Tensors]:
+        call, x = Call(inputs), inputs.x
         frame = call.frame
         tile = FORWARD[frame.flat].over(frame)
-        spikes, ends = empty_frames(x), tuple(empty_state(x) for _ in dynamics.states) if last else ()
-        kept = self.saved_for(dynamics, x) if train else ()
+        spikes, ends = empty_frames(x), tuple(empty_state(x) for _ in inputs.dynamics.states) if last else ()
+        kept = self.saved_for(inputs) if train else ()
         launch(
-            forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, table, call.norm, states, ends, kept,
-            *call.sizes, START=call.steps.start, STEP=call.steps.step, **call.constants, **tile.constants,
+            forward_kernel, frame.grid(tile, frame.tiles(tile)[1]), x, spikes, inputs.table, call.norm, inputs.states,
+            ends, kept, *call.sizes, START=call.steps.start, STEP=call.steps.step, SHOW=not train, **call.constants,
+            **tile.constants,
         )  # fmt: skip
         return spikes, ends, kept
 
     def backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        saved: Tensors,
-        norm: Tensors | None,
-        g_s: Tensor,
-        g_last: Tensors,
+        self, inputs: Inputs, saved: Tensors, g_s: Tensor, g_last: Tensors
     ) -> tuple[Tensor, Tensor | None, Tensors, Tensors | None]:
-        g_c, g_states, parts, g_table = self._backward(dynamics, x, table, states, saved, norm, g_s, g_last)
+        g_c, g_states, parts, g_table = self._backward(inputs, saved, g_s, g_last)
         return g_c, g_table, g_states, None if parts is None else tuple(parts.sum(0))
 
     def _backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        table: Tensor | None,
-        states: Tensors,
-        saved: Tensors,
-        norm: Tensors | None,
-        g_s: Tensor,
-        g_last: Tensors,
+        self, inputs: Inputs, saved: Tensors, g_s: Tensor, g_last: Tensors
     ) -> tuple[Tensor, Tensors, Tensor | None, Tensor | None]:
         """→ g_c, g_states, each program's part of Σ g_c and Σ g_c·x [programs, 2, T, C], g_table."""
-        call = Call(dynamics, x, table, norm)
+        call, (_, x, table, states, norm) = Call(inputs), inputs
         frame, tile = call.frame, call.backward_tile
         across, tiles = frame.tiles(tile)
         programs, each = shared_among(tiles, across, x.device) if norm or table is not None else (tiles, 1)
@@ -100,12 +76,13 @@ class TritonKernels(NormKernels):
             g_table = of_table.sum(0).to(table.dtype)
         return g_c, g_states, parts, g_table
 
-    def saved_for(self, dynamics: Dynamics, x: Tensor) -> Tensors:
+    def saved_for(self, inputs: Inputs) -> Tensors:
         """The states before each chunk of time steps but the first, [T / K − 1, frame] each; nothing if T ≤ 8."""
+        x = inputs.x
         chunks = triton.cdiv(x.shape[0], chunk_length(x.shape[0]))
         if chunks == 1:
             return ()
-        return tuple(x.new_empty(chunks - 1, x[0].numel(), dtype=torch.float32) for _ in dynamics.states)
+        return tuple(x.new_empty(chunks - 1, x[0].numel(), dtype=torch.float32) for _ in inputs.dynamics.states)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each (t, c) of x [T, N, C, H, W] in channels_last order, float32 [T, C]."""
@@ -141,24 +118,6 @@ class TritonKernels(NormKernels):
             programs, T, distinct, frame.columns, x.stride(0), frame.rows, eps, MERGED=merged, **terms(T, programs),
         )  # fmt: skip
 
-    def track(
-        self,
-        shared: tuple[Tensor, Tensor],
-        of_steps: tuple[Tensor, Tensor] | None,
-        count: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        correction: float,
-        momentum: float,
-    ) -> None:
-        """Update running statistics; see :func:`.running.track`."""
-        T, C = mean.shape
-        mean, var = in_rows(mean), in_rows(var)
-        launch(
-            track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
-            T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
-        )  # fmt: skip
-
     def combine(self, g_y: Tensor, x: Tensor, scale: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """∂L/∂x = a·g_y + A·x + B, in g_y's place."""
         frame, T = Frame.of(x, True), x.shape[0]
@@ -173,46 +132,25 @@ class TritonKernels(NormKernels):
         return g_y
 
     def norm_forward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        table: Tensor | None,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
-        train: bool,
+        self, inputs: Inputs, norm: Norm, train: bool
     ) -> tuple[Tensor, Tensor, Tensor, int | Tensor, Tensors]:
         """In three launches, where no other process has a share of the batch."""
-        if sum_over_ranks is not None:
-            return super().norm_forward(dynamics, x, weight, bias, table, eps, merged, sum_over_ranks, train)
-        T, C = x.shape[0], x.shape[2]
-        mean, var, scale, shift = (x.new_empty(1 if merged else T, C, dtype=torch.float32) for _ in range(4))
-        self._moments(x, mean, var, weight, bias, scale, shift, eps, merged)
-        spikes, _, saved = self.forward(dynamics, x, table, (), (scale.expand(T, C), shift.expand(T, C)), False, train)
-        return spikes, mean, var, x[0].numel() // C * (T if merged else 1), saved
+        if norm.sum_over_ranks is not None:
+            return super().norm_forward(inputs, norm, train)
+        x, (T, _, C) = inputs.x, inputs.x.shape[:3]
+        mean, var, scale, shift = (x.new_empty(1 if norm.merged else T, C, dtype=torch.float32) for _ in range(4))
+        self._moments(x, mean, var, norm.weight, norm.bias, scale, shift, norm.eps, norm.merged)
+        inputs = inputs._replace(norm=(scale.expand(T, C), shift.expand(T, C)))
+        spikes, _, saved = self.forward(inputs, False, train)
+        return spikes, mean, var, x[0].numel() // C * (T if norm.merged else 1), saved
 
     def norm_backward(
-        self,
-        dynamics: Dynamics,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        n: int | Tensor,
-        table: Tensor | None,
-        saved: Tensors,
-        g_s: Tensor,
-        eps: float,
-        sum_over_ranks: SumOverRanks | None,
+        self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """In four launches, where no other process has a share of the batch."""
-        if sum_over_ranks is not None:
-            return super().norm_backward(
-                dynamics, x, weight, bias, mean, var, n, table, saved, g_s, eps, sum_over_ranks
-            )
+        if norm.sum_over_ranks is not None:
+            return super().norm_backward(inputs, norm, mean, var, n, saved, g_s)
+        x, weight, bias, eps = inputs.x, norm.weight, norm.bias, norm.eps
         frame, T = Frame.of(x, True), x.shape[0]
         terms_of = len(mean)  # T, or 1 if merged
         scale, shift, A, B = x.new_empty(4, *mean.shape, dtype=torch.float32).unbind()
@@ -220,8 +158,8 @@ class TritonKernels(NormKernels):
             scale_kernel, terms_grid(frame), mean, var, weight, bias, scale, shift, terms_of, frame.columns, eps,
             **terms(terms_of),
         )  # fmt: skip
-        norm = (scale.expand(T, -1), shift.expand(T, -1))
-        g_y, _, parts, g_table = self._backward(dynamics, x, table, (), saved, norm, g_s, ())
+        inputs = inputs._replace(norm=(scale.expand(T, -1), shift.expand(T, -1)))
+        g_y, _, parts, g_table = self._backward(inputs, saved, g_s, ())
         assert parts is not None
         g_weight, g_bias = torch.empty_like(weight), torch.empty_like(bias)
         launch(
@@ -231,3 +169,21 @@ class TritonKernels(NormKernels):
         )  # fmt: skip
         g_x = self.combine(g_y, x, *(term.expand(T, -1) for term in (scale, A, B)))
         return g_x, g_weight, g_bias, g_table
+
+
+def track_by_triton(
+    shared: tuple[Tensor, Tensor],
+    of_steps: tuple[Tensor, Tensor] | None,
+    count: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    correction: float,
+    momentum: float,
+) -> None:
+    """Update running statistics; see :func:`.running.track`."""
+    T, C = mean.shape
+    mean, var = in_rows(mean), in_rows(var)
+    launch(
+        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
+        T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
+    )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from .dynamics import Dynamics
+from .dynamics import Inputs
 from .triton_source import Steps, steps
 
 MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)  # along each axis of a grid
@@ -119,7 +119,8 @@ def chunk_length(T: int) -> int:
 class Call:
     """What the calls of a neuron on x share: its functions, its frame, and the arguments about them."""
 
-    def __init__(self, dynamics: Dynamics, x: Tensor, table: Tensor | None, norm: Tensors | None):
+    def __init__(self, inputs: Inputs):
+        dynamics, x, table, _, norm = inputs
         T = x.shape[0]
         self.steps: Steps = steps(dynamics)
         self.surrogate = dynamics.surrogate

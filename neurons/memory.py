@@ -1,0 +1,22 @@
+"""SpikingJelly's modules with memories, where these start as numbers: reset, copied and pickled simply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spikingjelly.activation_based import base
+from torch import Tensor
+
+
+class Memory(base.MemoryModule):
+    """A module whose memories start as numbers: nothing to copy in a reset, which torch.compile could not follow."""
+
+    def reset(self) -> None:
+        """All memories back to their start."""
+        self._memories.update(self._memories_rv)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: states as numbers, without the graph that they came from."""
+        state = self.__dict__.copy()
+        memories = {k: v.detach() if isinstance(v, Tensor) else v for k, v in self._memories.items()}
+        return {**state, "_memories": memories}

@@ -1,0 +1,222 @@
+"""Any runs side by side: what differs in their settings, what came of it, and their curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from figures.lines import draw_runs
+from figures.panels import Line, Panel
+from settings.record import CONFIG, read_config
+from settings.resume import MUST_STAY
+from settings.training import DEFAULTS
+from utils.cli import UsageError
+from utils.output import markdown_table, write_json, written_aside
+
+from .commands import plain
+from .markdown import NONE
+from .pairs import Member, pairs_of, pairs_table
+from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
+
+NAME = "compare"  # of the files that are written
+ACCOUNT = Path("inference") / "account.json"  # what inference.py -profile leaves in a run's folder
+COMPARED = sorted(MUST_STAY | {"epochs", "seed"})
+# column of metrics.jsonl → a panel's title
+PANELS = {
+    SHARED: "test accuracy (%), shared",
+    PER_STEP: "test accuracy (%), per step",
+    "train_loss": "training loss",
+}
+RESULTS = {
+    "last": "last",
+    "last_per_step": "last, per step",
+    "best": "best",
+    "best_per_step": "best, per step",
+    "train_acc": "training",
+    "train_loss": "training loss",
+    "hours": "hours",
+    "firing_rate": "firing rate",
+}
+NOTE = (
+    "Test accuracy in %: of the last epoch and of the one that was chosen as the best, with the running statistics of "
+    "batch norm that all steps share and, *per step*, with those of each step. Training accuracy (%) and loss: of the "
+    "last epoch. Hours: of the epochs that there are. Firing rate: mean over the layers, where `inference.py -profile` "
+    f"has measured it. {NONE}: not measured.\n"
+)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A run as it is shown.
+
+    Args:
+        name: its folder's, or its path where two folders have one name.
+        settings: those that tell runs apart, defaults filled in.
+        firing_rate: mean over the layers; None where it was not measured.
+    """
+
+    name: str
+    run: TrainingRun
+    settings: Mapping[str, Any]
+    firing_rate: float | None
+
+    @property
+    def results(self) -> dict[str, float | None]:
+        """What the table shows, by the names of :data:`RESULTS`."""
+        best, last = self.run.best_row, self.run.last_row
+        return {
+            "last": last[SHARED],
+            "last_per_step": last.get(PER_STEP),
+            "best": best[SHARED],
+            "best_per_step": best.get(PER_STEP),
+            "train_acc": last.get("train_acc"),
+            "train_loss": last["train_loss"],
+            "hours": sum(row["seconds"] for row in self.run.rows) / 3600,
+            "firing_rate": self.firing_rate,
+        }
+
+
+def compare(paths: Sequence[Path], out_dir: Path) -> str:
+    """Write ``compare.md``, ``.json``, ``.png`` and ``.pdf`` into ``out_dir``; returns the Markdown.
+
+    Args:
+        paths: run folders, or folders of run folders.
+
+    Raises:
+        UsageError: naming a folder that holds no run, or a run that cannot be read.
+    """
+    folders = list(dict.fromkeys(folder for path in paths for folder in folders_in(path)))
+    names = [folder.resolve().name for folder in folders]
+    runs = [
+        read_run(folder, name if names.count(name) == 1 else str(folder))
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    differing = [name for name in COMPARED if len({str(run.settings[name]) for run in runs}) > 1]
+    groups = grouped(runs, differing)
+    pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group})
+                      for label, group in groups.items()])  # fmt: skip
+    text = "\n".join([
+        f"## {len(runs)} runs side by side\n",
+        table(runs, differing),
+        *([pairs_table(pairs)] if pairs else []),
+        NOTE,
+        f"![Accuracy and loss by epoch]({NAME}.png)\n",
+    ])  # fmt: skip
+    in_common = {name: runs[0].settings[name] for name in COMPARED if name not in differing}
+    with written_aside(out_dir) as folder:
+        draw_runs(panels_of(groups), folder / NAME)
+        (folder / f"{NAME}.md").write_text(text)
+        write_json(folder / f"{NAME}.json", {"in_common": in_common, "differing": differing,
+                                             "runs": [as_dict(run) for run in runs],
+                                             "paired": [pair.as_dict() for pair in pairs]})  # fmt: skip
+    return text
+
+
+def folders_in(path: Path) -> list[Path]:
+    """A run's folder itself, or the run folders that stand in a folder.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if (path / CONFIG).is_file():
+        return [path]
+    found = sorted(each.parent for each in path.glob(f"*/{CONFIG}"))
+    if not found:
+        raise UsageError(f"{path} holds no run: neither {CONFIG} nor folders with one")
+    return found
+
+
+def read_run(folder: Path, name: str) -> Shown:
+    """A run's folder.
+
+    Raises:
+        UsageError: if its config.json is damaged, or no epoch is finished.
+    """
+    settings = {**plain(DEFAULTS), **read_config(folder / CONFIG)}
+    run = read_training_run(folder, settings["epochs"])
+    if run is None or not run.rows:
+        raise UsageError(f"{folder} has no finished epoch to compare")
+    return Shown(name, run, {each: settings[each] for each in COMPARED}, firing_rate_in(folder / ACCOUNT))
+
+
+def firing_rate_in(path: Path) -> float | None:
+    """Mean over the layers of what an account measured; None where there is none.
+
+    Raises:
+        UsageError: if it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return mean(json.loads(path.read_text())["firing_rates"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged; delete it, or measure again with -profile") from None
+
+
+def grouped(runs: Sequence[Shown], differing: Sequence[str]) -> dict[str, list[Shown]]:
+    """Runs that differ in nothing but the seed, under what tells them from the others: the neuron comes first."""
+    groups: dict[str, list[Shown]] = {}
+    others = [name for name in differing if name not in ("neuron", "seed")]
+    for run in runs:
+        label = ", ".join([run.settings["neuron"], *(f"{name} {in_words(run.settings[name])}" for name in others)])
+        groups.setdefault(label, []).append(run)
+    return groups
+
+
+def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:
+    """A row for each run: the settings that differ, then the results that any of them has."""
+    results = [run.results for run in runs]
+    columns = [name for name in RESULTS if any(each[name] is not None for each in results)]
+    rows = [
+        [run.name, *(in_words(run.settings[name]) for name in differing), f"{len(run.run.rows)} of {run.run.epochs}",
+         *(number(name, each[name]) for name in columns)]
+        for run, each in zip(runs, results, strict=True)
+    ]  # fmt: skip
+    header = ["run", *differing, "epochs done", *(RESULTS[name] for name in columns)]
+    return markdown_table(header, rows)
+
+
+def panels_of(groups: Mapping[str, Sequence[Shown]]) -> list[Panel]:
+    """A panel for each quantity that is there, a line for each group; a neuron's own look where it is one group's."""
+    neurons = [group[0].settings["neuron"] for group in groups.values()]
+    panels = []
+    for column, title in PANELS.items():
+        lines = []
+        for label, group in groups.items():
+            points: dict[Any, list[float]] = {}
+            for row in (row for run in group for row in run.run.rows if column in row):
+                points.setdefault(int(row["epoch"]) + 1, []).append(row[column])
+            neuron = group[0].settings["neuron"]
+            look = neuron if len(set(neurons)) == len(neurons) else "by its place"
+            lines.append(Line(label, dict(sorted(points.items())), look=look))
+        if any(line.points for line in lines):
+            panels.append(Panel(title, lines))
+    return panels
+
+
+def as_dict(run: Shown) -> dict[str, Any]:
+    """A run ready for JSON, every epoch of it included."""
+    return {
+        "name": run.name,
+        "folder": str(run.run.where),
+        "settings": dict(run.settings),
+        "made_with": run.run.about.get("made_with", {}),
+        **run.results,
+        "epochs": list(run.run.rows),
+    }
+
+
+def number(name: str, value: float | None) -> str:
+    """A result as the table shows it."""
+    if value is None:
+        return NONE
+    return f"{value:.3g}" if name == "hours" else f"{value:.{4 if name in ('train_loss', 'firing_rate') else 2}f}"
+
+
+def in_words(value: Any) -> str:
+    """A setting's value in a cell."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

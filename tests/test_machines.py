@@ -1,0 +1,101 @@
+"""The C for other processors, as far as this one can run it: each -march level, on one thread and on two."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.layers import BatchNorm2d, norm_and_fire
+from neurons import build_neuron
+from neurons.ops import c_build, c_source
+from tests.helpers import ENVIRONMENT, ROOT
+
+# what a level adds that the one below lacks, as /proc/cpuinfo calls it
+LEVELS = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512bw"}
+CASES = [("LIF", {"v_reset": -0.06}), ("CLIF", {}), ("GLIF", {})]
+SHAPE = (6, 8, 8, 16, 17)  # [T, N, C, H, W]: enough for two threads, and no multiple of a vector
+
+
+@pytest.fixture(params=LEVELS)
+def level(request, tmp_path, monkeypatch):
+    """Everything is compiled for this level."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if c_build.compiler() is None or not cpuinfo.exists() or f" {LEVELS[request.param]} " not in cpuinfo.read_text():
+        pytest.skip(f"no compiler, or no processor for {request.param}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    flags = [f"-march={request.param}" if flag.startswith("-march=") else flag for flag in c_build.FLAGS]
+    monkeypatch.setattr(c_build, "FLAGS", tuple(flags))
+    kept = (c_build.folder, c_build.library, c_source.built, c_source.norm_library)
+    for function in kept:
+        function.cache_clear()
+    yield request.param
+    for function in kept:
+        function.cache_clear()
+
+
+def run(name, options, backend, x, grad):
+    """Spikes behind a batch norm, and the gradients of the input and of all that is learned."""
+    torch.manual_seed(0)
+    norm = BatchNorm2d(SHAPE[2], step_mode="m")
+    neuron = build_neuron(name, T=SHAPE[0], backend=backend, keep_state=False, **options)
+    x = x.clone().requires_grad_()
+    spikes = norm_and_fire(norm, neuron, x)
+    spikes.backward(grad)
+    return spikes.detach(), [x.grad, *(weight.grad for weight in (*norm.parameters(), *neuron.parameters()))]
+
+
+@pytest.mark.slow
+def test_each_level_computes_what_the_reference_does(level, tmp_path):
+    x, grad = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    threads = torch.get_num_threads()
+    try:
+        for name, options in CASES:
+            spikes, gradients = run(name, options, "reference", x, grad)
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                found, ours = run(name, options, "c", x, grad)
+                # a potential within a rounding of the threshold may fall on its other side
+                differ = (found != spikes).sum().item()
+                assert differ <= 1e-5 * spikes.numel(), (name, count)
+                for one, other in zip(ours, gradients, strict=True):
+                    off = (one - other).norm() / other.norm()
+                    assert off < (1e-3 if not differ else 3e-2), (name, count, off.item())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(list((tmp_path / "clif_neurons").glob("*.so"))) == 1 + len(CASES)  # one of the norms
+
+
+POOR = """
+import torch, warnings
+from neurons import build_neuron
+x = torch.rand(6, 8, 16)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    spikes = [build_neuron("CLIF", backend=backend)(x) for backend in ("auto", "auto", "reference")]
+assert torch.equal(spikes[0], spikes[2])
+print([str(each.message) for each in said if "compile" in str(each.message)])
+"""
+
+
+def test_no_compiler_and_a_home_that_cannot_be_written(tmp_path):
+    """The reference computes, and one warning says so."""
+    poor = {**ENVIRONMENT, "PATH": str(tmp_path), "HOME": "/proc/nobody", "XDG_CACHE_HOME": "/proc/nobody/cache"}
+    poor.pop("CC", None)
+    result = subprocess.run(
+        [sys.executable, "-c", POOR], cwd=ROOT, env=poor, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("backend c wants a C compiler") == 1, result.stdout
+
+
+@pytest.mark.skipif(c_build.compiler() is None, reason="no C compiler here")
+def test_a_cache_that_cannot_be_written(monkeypatch):
+    """It is compiled into a folder that goes with the process, and a warning says so."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nobody")
+    c_build.folder.cache_clear()
+    with pytest.warns(UserWarning, match="/proc/nobody/clif_neurons cannot be written: neurons are compiled into"):
+        folder = c_build.folder()
+    assert folder.is_dir()
+    c_build.folder.cache_clear()

@@ -1,0 +1,71 @@
+"""Who waits sees how far it has come: a bar on a terminal, a line a minute in a log file."""
+
+import io
+import re
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from deploy.conversion import Score, calibrate
+from neurons import build_neuron
+from utils import progress
+from utils.engine import TrainState, evaluate, train_one_epoch
+
+CPU = torch.device("cpu")
+BATCHES = [(torch.zeros(2, samples, 3), torch.zeros(samples, dtype=torch.int64)) for samples in (3, 1)]
+
+
+def loss(logits, target):
+    return logits.mean()
+
+
+def look(monkeypatch, capsys):
+    """What an epoch of training, an evaluation and a calibration write to stderr, each on its own."""
+    net = nn.Linear(3, 2)
+    state = TrainState(net, torch.optim.SGD(net.parameters(), 0.1), loss, CPU, epoch=4)
+    monkeypatch.setattr("utils.engine.REFRESH_SECONDS", 0)
+    train_one_epoch(state, BATCHES, steps=2)
+    trained = capsys.readouterr().err
+    evaluate(net, BATCHES, loss, device=CPU, steps=2, title="test")
+    evaluated = capsys.readouterr().err
+    calibrate(build_neuron("CLIF"), lambda net: Score(50.0, 1.0), passes=1)
+    return trained, evaluated, capsys.readouterr().err
+
+
+def test_lines_in_a_log_file(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0)
+    trained, evaluated, calibrated = (text.splitlines() for text in look(monkeypatch, capsys))
+    assert re.fullmatch(r"epoch 4: batch 1 of 2, loss .*, acc .*%, \d+ images/s, 00:00 left", trained[0])
+    assert re.fullmatch(r"test: batch 1 of 2, \d+ images/s, \d\d:\d\d left", evaluated[0])
+    assert [line.split(",")[0] for line in evaluated] == ["test: batch 1 of 2", "test: batch 2 of 2"]
+    assert calibrated[-1].startswith("calibrate: step 10 of 10")
+    assert calibrated[0] == "calibrate: step 0 of 10"  # a trial is done, and no step
+
+
+def test_one_line_a_minute(monkeypatch, capsys):
+    assert look(monkeypatch, capsys) == ("", "", "")
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    list(progress.progress([BATCHES[0]] * 10, "test", 10))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"test: batch {done} of 10" for done in (3, 6, 9)]
+    assert lines[0].endswith(", 0 images/s, 02:55 left")
+
+
+def test_time_left_of_an_epoch_that_is_resumed():
+    lines = progress.Lines([], "epoch 1", 10, start=4, unit="batch")
+    lines.update(2)
+    assert lines.line(10.0) == "epoch 1: batch 6 of 10, 00:20 left"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_bar_on_a_terminal_of_the_first_rank(monkeypatch, rank):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(progress.dist, "get_rank", lambda: rank)
+    evaluate(nn.Linear(3, 2), BATCHES, loss, device=CPU, steps=2)
+    assert ("test:" in terminal.getvalue()) is (rank == 0)

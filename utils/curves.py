@@ -1,0 +1,50 @@
+"""The picture of a run: loss, accuracy and learning rate by epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# what the names of the columns that were evaluated with these running statistics end with
+COLUMN = {"shared": "", "per_step": "_per_step"}
+LINES = (("train", "shared", "--"), ("val", "shared", ":"), ("test", "shared", "-"), ("test", "per_step", "-."))
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the rows of a metrics.jsonl, at least one, to a PNG that is named after its folder."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    figure.suptitle(path.resolve().parent.name, fontsize="medium")
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) < 30 else None
+    panels = figure.subplots(1, 3)
+    for axes, quantity, label in zip(panels, ("loss", "acc"), ("loss", "accuracy (%)"), strict=False):
+        for part, statistics, style in LINES:
+            column = f"{part}_{quantity}{COLUMN[statistics]}"
+            if column in rows[0]:
+                values = [row.get(column, math.nan) for row in rows]
+                name = part if statistics == "shared" else f"{part}, statistics per step"
+                axes.plot(epochs, values, style, marker=marker, markersize=3, label=name)
+        axes.set_ylabel(label)
+    panels[2].plot(epochs, [row.get("lr", math.nan) for row in rows], "-", marker=marker, markersize=3, color="0.3")
+    panels[2].set_ylabel("learning rate")
+    panels[2].set_ylim(bottom=0)
+    best, accuracy = best_epoch(rows)
+    for axes in panels:
+        axes.axvline(best, color="0.6", linewidth=1, zorder=0, label=f"best: epoch {best}, {accuracy:.2f}%")
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    for axes in panels[:2]:
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def best_epoch(rows: Sequence[dict[str, Any]]) -> tuple[int, float]:
+    """The epoch that checkpoint_max.pth is of, and its test accuracy: the last one that changed the best."""
+    bests = [row.get("best_test_acc", math.nan) for row in rows]
+    changed = [n for n, best in enumerate(bests) if n == 0 or best != bests[n - 1]]
+    return rows[changed[-1]]["epoch"], bests[changed[-1]]
