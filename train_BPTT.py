@@ -25,6 +25,7 @@ from settings.training import Settings
 from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, put_weights, save_checkpoint
 from utils.cli import UsageError, exchange_of
+from utils.cuda_graph import check_can_record
 from utils.curves import COLUMN
 from utils.device import choose_device
 from utils.distributed import Ranks
@@ -163,6 +164,8 @@ def train_each_seed(argv: Sequence[str], script: str, ranks: Ranks) -> None:
     with ranks.saying_once():
         args = read_options(argv)
     device = choose_device(ranks.device_of(args.device))
+    if args.cuda_graph:
+        check_can_record(device, ranks.world, args.checkpoint, args.switch_neuron)
     ranks.join(device)
     set_numerics(args.cudnn, tf32=args.tf32)
     last_rows = []

@@ -12,6 +12,7 @@ from data.loader import Loader, build_loader
 from data.resident import ResidentLoader
 from models import SpikingNetwork, build_model, synchronise
 from utils.cli import UsageError
+from utils.cuda_graph import RecordedPasses
 from utils.device import amp_dtype
 from utils.distributed import Ranks
 from utils.engine import TrainState
@@ -82,6 +83,7 @@ def start_state(
         amp_dtype=amp_dtype(device, s.amp),
         ranks=ranks,
         weight=batches.order.weight if ranks.world > 1 else None,
+        passes=RecordedPasses() if s.cuda_graph else None,
         batches={"b": s.b, "seed": s.seed, "samples": len(task.train)},
         steps=len(batches),
         identity=identity_of(s) | {"ranks": ranks.world},

@@ -18,6 +18,7 @@ from .meter import Meter
 from .progress import Batches, progress
 from .seeding import seed_all
 
+Passes = Callable[["TrainState", Tensor, Tensor], tuple[Tensor, Tensor]]
 REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
 
 
@@ -37,6 +38,7 @@ class TrainState:
         seed: dropout's draws are a function of (seed, epoch, step).
         ranks: the processes that share each batch.
         weight: step → factor of the loss, where the ranks have uneven shares of a batch.
+        passes: forward, loss and backward; None for :func:`forward_and_backward`.
         batches: what an epoch's batches are a function of, besides the epoch. steps: how many an epoch has.
         identity: the settings that identify the run; its checkpoints carry them.
 
@@ -54,6 +56,7 @@ class TrainState:
     seed: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     weight: Callable[[int], float] | None = None
+    passes: Passes | None = None
     batches: dict[str, int] = field(default_factory=dict)
     steps: int = 0
     identity: dict[str, Any] = field(default_factory=dict)
@@ -84,16 +87,22 @@ class TrainState:
         self.epoch, self.step, self.meter = self.epoch + 1, 0, Meter(self.device)
 
 
-def train_step(state: TrainState, x_seq: Tensor, target: Tensor) -> None:
-    """Train on one batch: x_seq [T, N, C, H, W], target [N] or soft labels [N, K]."""
-    rank = state.ranks.rank  # rank 0 draws as a single process does
-    seed_all(state.seed, state.epoch, state.step, *[rank] * (rank > 0))
+def forward_and_backward(state: TrainState, x_seq: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Forward, loss and backward of a batch → the loss and the logits [T, N, K]; gradients are left in their places."""
     with torch.autocast(state.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
         logits = state.model(x_seq)
     loss = state.criterion(logits, target)
     state.optimizer.zero_grad(set_to_none=True)
     with state.ranks.waiting():  # gradients are averaged on the way
         state.scaler.scale(loss if state.weight is None else loss * state.weight(state.step)).backward()
+    return loss.detach(), logits.detach()
+
+
+def train_step(state: TrainState, x_seq: Tensor, target: Tensor) -> None:
+    """Train on one batch: x_seq [T, N, C, H, W], target [N] or soft labels [N, K]."""
+    rank = state.ranks.rank  # rank 0 draws as a single process does
+    seed_all(state.seed, state.epoch, state.step, *[rank] * (rank > 0))
+    loss, logits = (state.passes or forward_and_backward)(state, x_seq, target)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.meter.add(loss, logits, target, state.step)
