@@ -107,10 +107,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
 
 def open_run(state: TrainState, task: Task, s: Settings, resumed: Resumed | None) -> RunDir:
     """The run's folder with its config.json: a new one, or that of the checkpoint."""
-    if resumed is None:
-        run = create_run_dir(s.out_dir, s.name or run_name(s))
-    else:
-        run = RunDir(resumed.path.parent, state.epoch)
+    run = RunDir(resumed.path.parent, state.epoch) if resumed else create_run_dir(s.out_dir, s.name or run_name(s))
     samples = {"train": len(task.train), "test": len(task.test), "val": len(task.val or ())}
     about = {"samples": samples, "split": task.convention, "ranks": state.ranks.world,
              "made_with": environment(state.device)}  # fmt: skip
