@@ -15,7 +15,7 @@ from .commands import TRAIN, identity, settings_differ
 from .evaluation import DONE, OF_EACH_STEP, key_of, quantities_of, read_evaluation
 from .evidence import EVIDENCE, Key, Line
 from .recipe import ACCURACY, Run
-from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
+from .training_run import PER_STEP, SHARED, TrainingRun, made_on, read_training_run
 
 BEST, LAST, TRAINED = f"{ACCURACY}, best", f"{ACCURACY}, last", f"{ACCURACY}, training set"
 
@@ -187,7 +187,7 @@ class Results:
             seeds=tuple(done),
             values=values,
             hours=mean(hours) if hours else None,
-            device=", ".join(dict.fromkeys(str(found.about.get("device", "")) for found in done.values())),
+            device=", ".join(dict.fromkeys(made_on(found.about) for found in done.values())),
             notes=tuple(notes),
             where=tuple(found.where for found in done.values()),
         )

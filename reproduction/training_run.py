@@ -17,6 +17,12 @@ ABOUT = ("samples", "split", "ranks")  # what config.json holds besides settings
 SHARED, PER_STEP = "test_acc", "test_acc_per_step"
 
 
+def made_on(environment: Mapping[str, Any]) -> str:
+    """The GPU, or where there was none the processor, as far as it was written down."""
+    device = str(environment.get("device", ""))
+    return str(environment.get("processor", device)) if device == "cpu" else device
+
+
 @dataclass(frozen=True)
 class TrainingRun:
     """A training run.
@@ -56,7 +62,7 @@ class TrainingRun:
 
     @property
     def device(self) -> str:
-        return str(self.about.get("made_with", {}).get("device", ""))
+        return made_on(self.about.get("made_with", {}))
 
     @property
     def hours(self) -> float:
