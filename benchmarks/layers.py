@@ -38,7 +38,7 @@ SPIKINGJELLY = {
 
 
 def our_neuron(name: str, backend: str = "auto", step_mode: str = "m", T: int | None = None) -> SpikingNeuron:
-    """Our neuron as the networks of this project use it: τ = 2, soft reset, every sequence starts afresh."""
+    """Our neuron as the networks of this project use it: τ = 2, soft reset, every sequence starts from zero."""
     neuron = build_neuron(name, surrogate=SURROGATE[name], step_mode=step_mode, backend=backend, keep_state=False, T=T)
     assert isinstance(neuron, SpikingNeuron)
     return neuron

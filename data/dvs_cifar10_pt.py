@@ -85,7 +85,7 @@ def read_index(folder: Path, files: list[Path]) -> dict[str, Entry]:
     stats = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
     try:
         index = {name: Entry(*entry) for name, entry in json.loads(kept.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged: made anew
+    except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged: made again
         index = {}
     if {name: (entry.length, entry.changed) for name, entry in index.items()} == stats and list(index) == list(stats):
         return index

@@ -50,7 +50,7 @@ def main(path: Path) -> None:
 
     print(f"CLIF: {score(net).acc:.2f}% of the test set")
 
-    # 4. The same weights under plain LIF. CLIF resets deeper, so LIF's reset value is chosen anew: on training images
+    # 4. The same weights under plain LIF. CLIF resets deeper, so LIF's reset value is chosen again: on training images
     print(f"LIF, soft reset: {score(lif_twin(net)).acc:.2f}%")
     positions, _ = stratified_split(task.train.labels, 0.1, SEED)
     few = load(task.train.subset(positions).seen_as(task.test), batch_size=256, shuffle=False)

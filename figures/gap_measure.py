@@ -48,7 +48,7 @@ def accuracy(net: nn.Module, batches: Batches) -> float:
 
 
 def by_batch_statistics(net: nn.Module) -> nn.Module:
-    """A copy in which batch norm alone is in training mode: weights are its own, running statistics go on."""
+    """A copy in which batch norm alone is in training mode: weights are its own, running statistics are updated."""
     other = copy.deepcopy(net).eval()
     for norm in batch_norms(other):
         norm.train()

@@ -73,8 +73,8 @@ def hollow(style: dict[str, Any]) -> dict[str, Any]:
 
 def make_figure(panels: int, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
     """A figure as wide as its panels need, and their axes in reading order."""
-    columns = min(panels, IN_A_ROW)
-    rows = math.ceil(panels / columns)
+    rows = math.ceil(panels / IN_A_ROW)
+    columns = math.ceil(panels / rows)
     figure = Figure(figsize=(WIDTHS[columns], height * rows + 0.3))
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = [each for row in grid for each in row]

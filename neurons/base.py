@@ -53,7 +53,7 @@ class SpikingNeuron(Memory):
             CPU), ``"triton"`` (CUDA), or ``"auto"``, the fastest of these that can. All give the same numbers; single
             steps, and a surrogate of your own, run the step under autograd.
         keep_state: carry the state from one multi-step call to the next until ``reset`` (SpikingJelly's
-            convention). The networks of this project start every sequence afresh and turn it off.
+            convention). The networks of this project start every sequence from zero and turn it off.
         bptt_k: gradients through time are cut after so many steps, as in the paper's Table 3: a spike's gradient
             reaches the k steps that end with its own; 1 is the spatial gradient alone, None full BPTT. It works on
             sequences, with a named surrogate, by the derived derivative of the step.

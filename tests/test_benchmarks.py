@@ -260,7 +260,7 @@ def test_contenders_of_a_layer_compute_the_same_gradient(name):
     gradients = {}
     for contender_name, make in makers.items():
         contender = make()
-        for _ in range(2):  # the second call must start afresh, too
+        for _ in range(2):  # the second call must start from zero, too
             contender.prepare()
             (work,) = contender.phases.values()
             found = work()

@@ -28,7 +28,7 @@ def build(name, v_reset, surrogate="rectangle", alpha=1.0, tau=1.7, **options):
 def by_brute_force(neuron, x, grad, k):
     """[k, T, …]: (j, t) is what the spike of step t + j alone sends to the input of step t, and the same for w.
 
-    For each step t′ the k steps that end with it are run anew from detached states, and its spike alone is
+    For each step t′ the k steps that end with it are run again from detached states, and its spike alone is
     differentiated: no gradient can reach further back.
     """
     T = len(x)

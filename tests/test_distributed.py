@@ -132,7 +132,7 @@ def test_two_hosts(home, alone, tmp_path):
 @pytest.mark.long
 @pytest.mark.slow
 def test_two_hosts_stopped_and_resumed(home, alone, tmp_path):
-    """One of them is told to stop; the command that is printed, on both, goes on."""
+    """One of them is told to stop; the command that is printed, on both, resumes."""
     end_point = f"--rdzv_endpoint=127.0.0.1:{free_port()}"
     with started(two_hosts(end_point, "-out_dir", tmp_path, *OFTEN), cwd=home) as hosts:
         wait_until(lambda: list(tmp_path.glob("*/checkpoint_previous.pth")))

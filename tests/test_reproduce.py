@@ -164,7 +164,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     kept = (folder / "metrics.jsonl").read_text()
     assert main("run", "small", "--only", "lif") == 0
     assert results.trained(run, 1).is_finished
-    assert (folder / "metrics.jsonl").read_text().startswith(kept)  # not begun anew
+    assert (folder / "metrics.jsonl").read_text().startswith(kept)  # not begun again
     assert {path.name for path in folder.parent.iterdir()} == {folder.name, "report"}
 
 

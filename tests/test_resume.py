@@ -103,7 +103,7 @@ def copy_of(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("checkpoint", ["checkpoint_latest.pth", "checkpoint_max.pth"])
 def test_log_ahead_of_the_checkpoint(train, whole, checkpoint):
-    """Resumed from an earlier epoch than the log's last: later rows are written anew, once."""
+    """Resumed from an earlier epoch than the log's last: later rows are written again, once."""
     early, _ = train(f"early {checkpoint}", epochs=1)
     folder = copy_of(whole("resident"), f"ahead_{checkpoint}")
     shutil.copy(early / "checkpoint_latest.pth", folder / checkpoint)

@@ -1,4 +1,4 @@
-"""Neurons exchanged in mid-training (Figure 3a): the network goes on as it was, with other neurons."""
+"""Neurons exchanged in mid-training (Figure 3a): the network stays as it was, with other neurons."""
 
 import json
 import sys

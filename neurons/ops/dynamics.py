@@ -87,7 +87,7 @@ class Inputs(NamedTuple):
         x: input current [T, …], float32, float16 or bfloat16; its frames have one dense memory layout, with channels
             last where there is a norm or a parameter per channel.
         table: the learned parameters (:func:`parameter_table`), or None.
-        states: states before the first step […], float32, in x's layout; none to start afresh.
+        states: states before the first step […], float32, in x's layout; none to start from zero.
         norm: scale and shift [T, C] that x is normalised with on its way in, or None.
     """
 

@@ -80,7 +80,7 @@ def lags_of(
     lags: int | None = None,
     cut: tuple[str, ...] = (),
 ) -> Iterator[Tensor]:
-    """∂L/∂c[t] by lag of a sequence that starts afresh, from the last step to the first: each [min(lags, T − t), …].
+    """∂L/∂c[t] by lag of a sequence that starts from zero, from the last step to the first: each [min(lags, T − t), …].
 
     Args:
         x: input current [T, …]. g_spikes: ∂L/∂s from the layers above [T, …].

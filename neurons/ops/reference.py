@@ -18,7 +18,7 @@ def unrolled(
 
     Args:
         learned: the learned parameters, in the step's order.
-        states: states before the first step [N, *], or none to start afresh.
+        states: states before the first step [N, *], or none to start from zero.
     """
     states = first_states(dynamics, states, x[0])
     dtype, dims = states[0].dtype if states else x.dtype, x.dim() - 1

@@ -33,7 +33,7 @@ def fire(
 
     Args:
         table: the learned parameters (:func:`.dynamics.parameter_table`), or None.
-        states: states before the first step […], or none to start afresh.
+        states: states before the first step […], or none to start from zero.
         name: the declared neuron's, see :func:`.dynamics.declare`.
         backend: ``"c"`` or ``"triton"``.
         norm: scale and shift [T, C] that x [T, N, C, *] is normalised with on its way in.
