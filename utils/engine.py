@@ -165,7 +165,7 @@ def evaluate(
             steps spoilt are never saved.
     """
     net.eval()
-    meter = Meter(device)
+    meter, x_seq = Meter(device), None  # a rank may have no batch
     with progress(batches, title, steps) as bar:
         for step, (x_seq, target) in enumerate(bar):
             logits = net(x_seq)
