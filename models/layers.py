@@ -21,9 +21,23 @@ from .recompute import recompute
 
 
 class Conv2d(layer.Conv2d):
-    """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T."""
+    """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T.
+
+    In half precision on a CPU, frames smaller than the stride or the padding are convolved in float32: of the weight's
+    gradient, oneDNN leaves uninitialised what meets padding alone (torch 2.12, processors with AVX-512 BF16).
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and self._is_wider_than(x):
+            with torch.autocast("cpu", enabled=False):
+                return self._convolve(x.float())
+        return self._convolve(x)
+
+    def _is_wider_than(self, x: Tensor) -> bool:
+        padding = self.padding if isinstance(self.padding, tuple) else (0, 0)  # "same" and "valid" are not used here
+        return any(size < max(p, s) for size, p, s in zip(x.shape[-2:], padding, self.stride, strict=True) if p > 0)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         if self.step_mode == "m" and x.stride(0) == 0:
             y = self._conv_forward(x[0], self.weight, self.bias)
             return y.expand(x.shape[0], *y.shape)

@@ -6,7 +6,7 @@ from spikingjelly.activation_based import functional
 from torch import nn
 
 from models import MODELS, build_model
-from models.layers import BatchNorm2d
+from models.layers import BatchNorm2d, Conv2d
 from neurons import NEURONS, PSN, SpikingNeuron
 
 KINDS = (
@@ -220,3 +220,31 @@ def test_what_cannot_be_built_is_named(options, says):
 def test_misspelt_option_is_refused():
     with pytest.raises(TypeError):
         build_model("snn5", "CLIF", droprate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "kernel", "padding", "in_float32"),
+    [
+        (1, 2, 3, 1, True),
+        (2, 4, 3, 1, True),
+        (1, 1, 5, 2, True),
+        (2, 2, 3, 1, False),
+        (1, 1, 3, 1, False),
+        (1, 2, 1, 0, False),
+    ],
+)
+def test_convolution_that_meets_padding_alone_has_a_gradient_in_half_precision(
+    size, stride, kernel, padding, in_float32
+):
+    """Some processors leave taps of the weight's gradient uninitialised: NaN, or anything."""
+    torch.manual_seed(0)
+    conv = Conv2d(64, 128, kernel, stride, padding, bias=False, step_mode="m")
+    x_seq = (torch.rand(2, 8, 64, size, size) < 0.3).float()
+    gradients = []
+    for enabled in (False, True):
+        torch.full((2**20,), torch.nan)  # freed at once: what is uninitialised is NaN
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y_seq = conv(x_seq)
+        assert y_seq.dtype == (torch.float32 if in_float32 or not enabled else torch.bfloat16)
+        gradients += torch.autograd.grad(y_seq.float().square().mean(), conv.weight)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.02 * gradients[0].abs().max())
