@@ -38,7 +38,8 @@ def with_copies(c, u, spike):
     out *= 0.5
     out += c
     s = spike(out - torch.tensor(1.0, dtype=u.dtype))
-    return s, out * (1 - s) + torch.zeros_like(out) - 0.1 * s
+    rises = (out - s).bool().to(u.dtype) * torch.tensor(2)
+    return s, out * (1 - s) + torch.zeros_like(out) - 0.1 * s * rises
 
 
 CASES = {
@@ -162,9 +163,29 @@ def carries(c, u, m, spike):
     return spike(u + c), u * torch.ones(3, dtype=u.dtype), m
 
 
+def floors(c, u, m, spike):
+    return spike(u + c), torch.div(u, 2, rounding_mode="floor"), m
+
+
+def unbinds(c, u, m, spike):
+    return spike(u + c), u.unbind(0)[0].reshape(u.shape) * c, m
+
+
+def counts(c, u, m, spike):
+    return spike(u + c), (4 * u).int() / 4, m
+
+
+def rounds(c, u, m, spike):
+    return spike(u + c), (u + c).half().to(u.dtype), m
+
+
 @pytest.mark.parametrize(
     ("step", "words"),
     [
+        (floors, "floors's step uses div with rounding_mode, which has no point-wise form"),
+        (unbinds, "unbinds's step uses unbind, which returns several tensors"),
+        (counts, "counts's step makes torch.int32 with _to_copy"),
+        (rounds, "rounds's step makes torch.float16 with _to_copy"),
         (too_few, "too_few's step returns 2 values; it must return 3 tensors: spikes, u, m"),
         (sums, "sums's step uses cumsum, which has no point-wise form"),
         (branches, "branches's step looks at the values of tensors"),

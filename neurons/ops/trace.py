@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -56,13 +57,38 @@ class Trace(TorchDispatchMode):
         if name in ("_local_scalar_dense", "is_nonzero", "equal"):
             raise DerivationError(f"{self.neuron}'s step looks at the values of tensors (if, float() or .item())")
         out = func(*args, **kwargs)
+        if isinstance(out, tuple | list):  # unseen, its tensors would pass for constants
+            raise DerivationError(f"{self.neuron}'s step uses {name}, which returns several tensors")
         if isinstance(out, Tensor):
             in_place = name.endswith("_") and not name.startswith("_")
             rule = RULES.get(name.rstrip("_") if in_place else name)
-            if rule is None or out.numel() != 1:
-                raise DerivationError(f"{self.neuron}'s step uses {name}, which has no point-wise form here")
-            self.keep(out, rule(self.graph, *map(self.node, args), **kwargs))
+            given = {
+                option: value for option, value in kwargs.items() if option not in OF_STORAGE and value is not None
+            }
+            operands = [self.node(arg) for arg in args]
+            if rule is None or out.numel() != 1 or not takes(rule, self.graph, operands, given):
+                how = f" with {', '.join(given)}" if rule is not None and given else ""
+                raise DerivationError(f"{self.neuron}'s step uses {name}{how}, which has no point-wise form here")
+            if out.dtype not in NUMBERS and name != "lift_fresh":  # torch.tensor(2) is a constant
+                raise DerivationError(
+                    f"{self.neuron}'s step makes {out.dtype} with {name}; a derived step has float32 and bool"
+                )
+            self.keep(out, rule(self.graph, *operands, **given))
         return out
+
+
+# what a tensor of one number computes in; it decides nothing of its value
+OF_STORAGE = ("layout", "device", "pin_memory", "memory_format", "non_blocking")
+NUMBERS = (torch.float64, torch.float32, torch.bool)  # a step is followed in float64
+
+
+def takes(rule: Rule, graph: Graph, operands: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    """Whether a rule has all these arguments: none is passed over, such as ``rounding_mode``."""
+    try:
+        signature(rule).bind(graph, *operands, **given)
+    except TypeError:
+        return False
+    return True
 
 
 # ---- torch's operations as nodes
@@ -82,13 +108,20 @@ def plain(op: str) -> Rule:
     return rule
 
 
-def same(graph: Graph, x: Node, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> Node:
+def same(graph: Graph, x: Node, *shape: Any, dtype: torch.dtype | None = None) -> Node:
     """A copy or a view; a mask that becomes a number is 1 and 0."""
-    return x if dtype in (None, torch.bool) else as_number(graph, x)
+    if dtype is torch.bool:
+        return x if x.is_mask else graph.make("gt", graph.make("abs", x), 0)
+    return x if dtype is None else as_number(graph, x)
 
 
-def full(graph: Graph, _: Any, value: float, **__: Any) -> Node:
+def full(graph: Graph, like: Any, value: float, dtype: torch.dtype | None = None) -> Node:
     return graph.constant(value)
+
+
+def number(value: float) -> Rule:
+    """Tensors of this number, whatever their shape."""
+    return lambda graph, *shape, dtype=None: graph.constant(value)
 
 
 def clamp(graph: Graph, x: Node, low: float | None = None, high: float | None = None) -> Node:
@@ -142,11 +175,11 @@ RULES: dict[str, Rule] = {
     "sigmoid_backward": sigmoid_back,
     "tanh_backward": tanh_back,
     "threshold_backward": threshold_back,
-    **dict.fromkeys(("zeros_like", "zeros", "new_zeros"), lambda graph, *_, **__: graph.constant(0)),
-    **dict.fromkeys(("ones_like", "ones", "new_ones"), lambda graph, *_, **__: graph.constant(1)),
+    **dict.fromkeys(("zeros_like", "zeros", "new_zeros"), number(0)),
+    **dict.fromkeys(("ones_like", "ones", "new_ones"), number(1)),
     **dict.fromkeys(("full_like", "full"), full),
-    "scalar_tensor": lambda graph, value, **_: graph.constant(value),
-    "new_full": lambda graph, _, __, value, **___: graph.constant(value),
+    "scalar_tensor": lambda graph, value, dtype=None: graph.constant(value),
+    "new_full": lambda graph, like, shape, value, dtype=None: graph.constant(value),
 }
 
 
