@@ -162,9 +162,11 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         """Update by mean and, multiplied by ``correction``, unbiased variance [T, C]."""
         if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
-        shared = (self.running_mean, self.running_var)
-        of_steps = None if self.merged else self._of_these_steps(mean, var, correction)
-        ops.track(shared, of_steps, self.num_batches_tracked, mean, var, correction, self.momentum, backend)
+        of_steps: tuple[Tensor | None, Tensor | None] = (None, None)
+        if not self.merged:
+            of_steps = self._of_these_steps(mean, var, correction)
+        running = ops.Running(self.running_mean, self.running_var, *of_steps, self.num_batches_tracked)
+        ops.track(running, ops.OfBatch(mean, var, correction, self.momentum), backend)
 
     def _of_these_steps(self, mean: Tensor, var: Tensor, correction: float) -> tuple[Tensor, Tensor]:
         """The running statistics of this call's steps, [T, C] views; those of steps never seen start as the batch's."""

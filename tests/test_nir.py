@@ -16,7 +16,7 @@ from models.layers import Parts
 from models.vgg import SpikingVGG
 from neurons import build_neuron
 from tests.golden import fill_, normal
-from tests.nir_readers import INSTALLED, READERS, differing, exported
+from tests.nir_readers import READERS, differing, exported
 from tests.test_conversion import firing
 
 
@@ -78,8 +78,6 @@ def test_spikingjelly_runs_the_file_as_we_run_the_network(model, tmp_path):
 @pytest.mark.parametrize("reader", READERS)
 def test_readers_make_the_same_spikes(reader, tmp_path):
     """In float64, where a difference is one of meaning; resets differ from layer to layer."""
-    if reader not in INSTALLED:
-        pytest.skip(f"{reader} is not installed")
     ours, x_seq = exported("snn5_noAP", tmp_path / "net.nir", 2, torch.float64)
     assert all(0.02 < spikes.mean() < 0.5 for spikes in ours.values())
     assert differing(ours, READERS[reader](tmp_path / "net.nir", x_seq))[0] == 0

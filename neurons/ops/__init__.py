@@ -7,7 +7,7 @@ from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
 from .norm import SumOverRanks, scale_and_shift
 from .reference import unrolled
-from .running import track
+from .running import OfBatch, Running, track
 from .sequence import fire, norm_and_fire, norm_over_ranks
 from .trace import DerivationError
 
@@ -16,6 +16,8 @@ __all__ = [
     "DerivationError",
     "Dynamics",
     "Learned",
+    "OfBatch",
+    "Running",
     "SumOverRanks",
     "canonical",
     "choose_backend",

@@ -8,6 +8,7 @@ launch for a few thousand numbers, so that Triton does it all in one kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,57 +17,66 @@ from .nodes import NAMESPACE
 from .sequence import is_watched
 
 
-def track(
-    shared: tuple[Tensor, Tensor],
-    of_steps: tuple[Tensor, Tensor] | None,
-    count: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    correction: float,
-    momentum: float,
-    backend: str = "reference",
-) -> None:
+class Running(NamedTuple):
+    """A batch norm's running statistics.
+
+    Args:
+        mean, var: of all steps, [C]. mean_t, var_t: of each step, [T, C], or None. steps: how many were seen, int64 [].
+    """
+
+    mean: Tensor
+    var: Tensor
+    mean_t: Tensor | None
+    var_t: Tensor | None
+    steps: Tensor
+
+
+class OfBatch(NamedTuple):
+    """What a batch adds.
+
+    Args:
+        mean, var: of each step, [T, C]. correction: var · correction is the unbiased variance. momentum: k.
+    """
+
+    mean: Tensor
+    var: Tensor
+    correction: float
+    momentum: float
+
+
+def track(running: Running, batch: OfBatch, backend: str = "reference") -> None:
     """Update running statistics by the T steps of a batch, and add T to the number of steps seen.
 
     Args:
-        shared: mean and variance of all steps, [C]. of_steps: of each step, [T, C], or None. count: int64 [].
-        mean, var: the batch's, [T, C]. correction: var · correction is the unbiased variance.
-        momentum: k. backend: ``"triton"``, or any other for the reference.
+        backend: ``"triton"``, or any other for the reference.
     """
     if backend != "triton":
-        track_by_torch(shared, of_steps, count, mean, var * correction, momentum)
-    elif is_watched(mean):
-        track_op(*shared, *(of_steps or (None, None)), count, mean, var, correction, momentum)
+        track_by_torch(running, batch)
+    elif is_watched(batch.mean):
+        track_op(*running, *batch)
     else:
-        triton_kernel()(shared, of_steps, count, mean, var, correction, momentum)
+        triton_kernel()(running, batch)
 
 
-def triton_kernel() -> Callable[..., None]:
+def triton_kernel() -> Callable[[Running, OfBatch], None]:
     """:func:`.triton_launch.track_by_triton`, imported where it is used: Triton may not be there."""
     from .triton_launch import track_by_triton
 
     return track_by_triton
 
 
-def track_by_torch(
-    shared: tuple[Tensor, Tensor],
-    of_steps: tuple[Tensor, Tensor] | None,
-    count: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    momentum: float,
-) -> None:
-    """The reference, with the unbiased variance: T updates in time order are
-    r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t."""
-    T = mean.shape[0]
+def track_by_torch(running: Running, batch: OfBatch) -> None:
+    """The reference: T updates in time order are r ← (1 − k)^T·r + Σ_t k·(1 − k)^(T−1−t)·r_t."""
+    mean, k = batch.mean, batch.momentum
+    var, T = batch.var * batch.correction, len(mean)
     later = torch.arange(T - 1, -1, -1, device=mean.device, dtype=mean.dtype)
-    share = (momentum * (1 - momentum) ** later)[:, None]  # [T, 1]
-    for running, batch in zip(shared, (mean, var), strict=True):
+    share = (k * (1 - k) ** later)[:, None]  # [T, 1]
+    for shared, of_each, of_batch in ((running.mean, running.mean_t, mean), (running.var, running.var_t, var)):
         # a sum of products, not a matrix product: autocast would take that in half precision
-        running.mul_((1 - momentum) ** T).add_((share * batch).sum(0))
-    for known, batch in zip(of_steps or (), (mean, var), strict=False):
-        known.lerp_(batch.to(known.dtype), momentum)
-    count.add_(T)
+        shared.mul_((1 - k) ** T).add_((share * of_batch).sum(0))
+        if of_each is not None:
+            of_each.lerp_(of_batch.to(of_each.dtype), k)
+    running.steps.add_(T)
 
 
 @torch.library.custom_op(
@@ -76,8 +86,8 @@ def track_by_torch(
     "Tensor(e!) count, Tensor mean, Tensor var, float correction, float momentum) -> ()",
 )
 def track_op(shared_mean, shared_var, steps_mean, steps_var, count, mean, var, correction, momentum):
-    of_steps = None if steps_mean is None else (steps_mean, steps_var)
-    triton_kernel()((shared_mean, shared_var), of_steps, count, mean, var, correction, momentum)
+    running = Running(shared_mean, shared_var, steps_mean, steps_var, count)
+    triton_kernel()(running, OfBatch(mean, var, correction, momentum))
 
 
 @track_op.register_fake

@@ -9,6 +9,7 @@ from torch import Tensor
 from .dynamics import Inputs
 from .layout import empty_frames, empty_state
 from .norm import Norm, NormKernels
+from .running import OfBatch, Running
 from .triton_backward import backward_kernel
 from .triton_forward import forward_kernel
 from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel, track_kernel
@@ -171,19 +172,11 @@ class TritonKernels(NormKernels):
         return g_x, g_weight, g_bias, g_table
 
 
-def track_by_triton(
-    shared: tuple[Tensor, Tensor],
-    of_steps: tuple[Tensor, Tensor] | None,
-    count: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    correction: float,
-    momentum: float,
-) -> None:
+def track_by_triton(running: Running, batch: OfBatch) -> None:
     """Update running statistics; see :func:`.running.track`."""
-    T, C = mean.shape
-    mean, var = in_rows(mean), in_rows(var)
+    T, C = batch.mean.shape
+    mean, var = in_rows(batch.mean), in_rows(batch.var)
     launch(
-        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *shared, *(of_steps or (None, None)), count,
-        T, C, mean.stride(0), var.stride(0), correction, momentum, COLS=CHANNELS, num_warps=2,
+        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *running, T, C, mean.stride(0), var.stride(0),
+        batch.correction, batch.momentum, COLS=CHANNELS, num_warps=2,
     )  # fmt: skip
