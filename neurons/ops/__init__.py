@@ -5,9 +5,9 @@ from .backends import BACKENDS, canonical, choose_backend, chosen_backend
 from .derive import derive
 from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
-from .norm import SumOverRanks, scale_and_shift
+from .norm import OfBatch, Running, SumOverRanks, scale_and_shift
 from .reference import unrolled
-from .running import OfBatch, Running, track
+from .running import track
 from .sequence import fire, norm_and_fire, norm_over_ranks
 from .trace import DerivationError
 

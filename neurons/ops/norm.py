@@ -120,6 +120,33 @@ def input_gradient_terms(
     return A, -scale * sum_g / n - A * mean, own_gxhat
 
 
+class Running(NamedTuple):
+    """A batch norm's running statistics.
+
+    Args:
+        mean, var: of all steps, [C]. mean_t, var_t: of each step, [T, C], or None. steps: how many were seen, int64 [].
+    """
+
+    mean: Tensor
+    var: Tensor
+    mean_t: Tensor | None
+    var_t: Tensor | None
+    steps: Tensor
+
+
+class OfBatch(NamedTuple):
+    """What a batch adds.
+
+    Args:
+        mean, var: of each step, [T, C]. correction: var · correction is the unbiased variance. momentum: k.
+    """
+
+    mean: Tensor
+    var: Tensor
+    correction: float
+    momentum: float
+
+
 class NormKernels:
     """A batch norm's two directions, made of a back end's kernels: ``statistics``, ``forward``, ``backward``,
     ``combine`` (see :class:`.backends.Kernels`). A back end that does more at once overrides them."""

@@ -8,40 +8,12 @@ launch for a few thousand numbers, so that Triton does it all in one kernel.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from .nodes import NAMESPACE
+from .norm import OfBatch, Running
 from .sequence import is_watched
-
-
-class Running(NamedTuple):
-    """A batch norm's running statistics.
-
-    Args:
-        mean, var: of all steps, [C]. mean_t, var_t: of each step, [T, C], or None. steps: how many were seen, int64 [].
-    """
-
-    mean: Tensor
-    var: Tensor
-    mean_t: Tensor | None
-    var_t: Tensor | None
-    steps: Tensor
-
-
-class OfBatch(NamedTuple):
-    """What a batch adds.
-
-    Args:
-        mean, var: of each step, [T, C]. correction: var · correction is the unbiased variance. momentum: k.
-    """
-
-    mean: Tensor
-    var: Tensor
-    correction: float
-    momentum: float
 
 
 def track(running: Running, batch: OfBatch, backend: str = "reference") -> None:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from .dynamics import Inputs
 from .layout import empty_frames, empty_state
-from .norm import Norm, NormKernels
-from .running import OfBatch, Running
+from .norm import Norm, NormKernels, OfBatch, Running
 from .triton_backward import backward_kernel
 from .triton_forward import forward_kernel
 from .triton_norm import combine_kernel, gradient_kernel, moments_kernel, scale_kernel, statistics_kernel, track_kernel
