@@ -35,7 +35,7 @@ from deploy.conversion import (
     sweep,
 )
 from deploy.exporter import load_exporter, note_on_export
-from deploy.overwrite import check_not_in_the_way
+from deploy.overwrite import EVALUATION, check_not_in_the_way, results_folder, setting_of
 from deploy.running_statistics import (
     check_statistics_request,
     choose_statistics,
@@ -59,7 +59,6 @@ from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.progress import progress
 from utils.run_dir import environment
-from utils.zoo import folder_beside
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 
@@ -75,7 +74,7 @@ def infer(argv: Sequence[str] | None) -> None:
     if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
         run.trained_with = "PLIF"  # it alone learns a time constant
     run.calibrate_hard |= run.export is not None
-    out_dir = run.out_dir or folder_beside(run.resume) / "inference"
+    out_dir = results_folder(run)
     check_all(run, out_dir)
     set_numerics(run.cudnn, tf32=run.tf32)
 
@@ -133,7 +132,7 @@ def check_all(run: Namespace, out_dir: Path) -> None:
     """
     check_request(run, out_dir)
     check_statistics_request(run)
-    check_not_in_the_way(run)
+    check_not_in_the_way(run, out_dir)
     if run.profile and run.neuron not in KIND_OF:
         raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
 
@@ -145,6 +144,7 @@ def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: 
     print(f"{words_of(task.name, itself)} ({len(task.test)} samples)")
     results: dict[str, Any] = {
         "checkpoint": str(run.resume),
+        "setting": setting_of(run),
         **subject.settings,
         "seed": run.seed,
         "cudnn": run.cudnn,
@@ -155,7 +155,7 @@ def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: 
         **about_norm,
         **itself,
     }
-    write_json(folder / "evaluation.json", results)
+    write_json(folder / EVALUATION, results)
     return results
 
 

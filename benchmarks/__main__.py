@@ -1,6 +1,7 @@
 """Measure speed: ``python -m benchmarks [neuron step epoch growth onm ranks | all] [-device cpu|cuda] [-quick]``.
 
-``python -m benchmarks static`` reads what the Triton kernels cost instead, without a GPU (:mod:`.static`).
+``python -m benchmarks static`` reads what the Triton kernels cost instead, without a GPU (:mod:`.static`);
+``python -m benchmarks against COMMIT`` times a CLIF layer against that of another commit (:mod:`.against`).
 
 Prints Markdown; saves ``<device>.md`` and ``<device>.json`` (every sample) and a picture per group, after each case,
 so that a run that is stopped keeps what it has.
@@ -23,6 +24,7 @@ from utils.exit import one_line_errors
 from utils.numerics import CUDNN
 from utils.run_dir import naming_disk, write_aside
 
+from .against import main as time_against
 from .apart import apart
 from .cases import GROUPS, Scale
 from .measuring import Case, growth_verdict, memory_of, run_case
@@ -38,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["static"]:
         return run_static(words[1:])
+    if words[:1] == ["against"]:
+        return time_against(words[1:])
     parser = OneLineParser("Measure speed, as ratios taken side by side.")
     names = ("all", *GROUPS)
     parser.add_argument("groups", nargs="*", type=OneOf("group", names), default=["all"], help=", ".join(names))

@@ -1,6 +1,6 @@
 """Table 8: CLIF- and LIF-trained networks run as LIF, from the sweeps that ``inference.py`` wrote.
 
-    python -m deploy.table8 -sweeps logs/a/inference/sweep.json logs/b/inference/sweep.json -out_dir table8
+    python -m deploy.table8 -sweeps logs/*/inference/checkpoint_max/sweep.json -out_dir table8
 
 Sweeps of one data set, network and training neuron that differ in nothing but the seed make one row.
 """

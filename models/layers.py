@@ -6,9 +6,11 @@ SpikingJelly's layers serve where time only widens the batch; the convolution an
 from __future__ import annotations
 
 import math
+import platform
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from spikingjelly.activation_based import base, layer
@@ -20,18 +22,33 @@ from .batch_norm import BatchNorm2d
 from .recompute import recompute
 
 
+def half_is_slow() -> bool:
+    """Whether this processor convolves in bfloat16 more slowly than in float32: x86 without AMX."""
+    try:
+        return platform.machine() == "x86_64" and "amx_bf16" not in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+HALF_IS_SLOW = half_is_slow()
+
+
 class Conv2d(layer.Conv2d):
     """Convolution over [T, N, C, H, W]; a static image (stride 0 in time) goes through it once for all T.
 
-    In half precision on a CPU, frames smaller than the stride or the padding are convolved in float32: of the weight's
-    gradient, oneDNN leaves uninitialised what meets padding alone (torch 2.12, processors with AVX-512 BF16).
+    Half precision on a CPU: the convolution itself is computed in float32 where that is faster (x86 without AMX), and
+    where frames are smaller than the stride or the padding: of the weight's gradient, oneDNN leaves uninitialised what
+    meets padding alone (torch 2.12, processors with AVX-512 BF16). What goes in and out stays in half precision.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and self._is_wider_than(x):
-            with torch.autocast("cpu", enabled=False):
-                return self._convolve(x.float())
-        return self._convolve(x)
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self._convolve(x)
+        if not (HALF_IS_SLOW or self._is_wider_than(x)):
+            return self._convolve(x)
+        half = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            return self._convolve(x.float()).to(half)
 
     def _is_wider_than(self, x: Tensor) -> bool:
         padding = self.padding if isinstance(self.padding, tuple) else (0, 0)  # "same" and "valid" are not used here

@@ -23,7 +23,8 @@ from .pairs import Member, pairs_of, pairs_table
 from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
 
 NAME = "compare"  # of the files that are written
-ACCOUNT = Path("inference") / "account.json"  # what inference.py -profile leaves in a run's folder
+# what inference.py -profile leaves in a run's folder; older versions wrote it in the last of these
+ACCOUNTS = tuple(Path("inference") / of / "account.json" for of in ("checkpoint_latest", "checkpoint_max", ""))
 COMPARED = sorted(MUST_STAY | {"epochs", "seed"})
 # column of metrics.jsonl → a panel's title
 PANELS = {
@@ -140,16 +141,17 @@ def read_run(folder: Path, name: str) -> Shown:
     run = read_training_run(folder, settings["epochs"])
     if run is None or not run.rows:
         raise UsageError(f"{folder} has no finished epoch to compare")
-    return Shown(name, run, {each: settings[each] for each in COMPARED}, firing_rate_in(folder / ACCOUNT))
+    return Shown(name, run, {each: settings[each] for each in COMPARED}, firing_rate_in(folder))
 
 
-def firing_rate_in(path: Path) -> float | None:
-    """Mean over the layers of what an account measured; None where there is none.
+def firing_rate_in(folder: Path) -> float | None:
+    """Mean over the layers of what the account of a run's network measured; None where there is none.
 
     Raises:
         UsageError: if it is damaged.
     """
-    if not path.is_file():
+    path = next((folder / account for account in ACCOUNTS if (folder / account).is_file()), None)
+    if path is None:
         return None
     try:
         return mean(json.loads(path.read_text())["firing_rates"].values())

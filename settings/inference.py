@@ -23,6 +23,8 @@ WHOLE = math.inf  # -recalibrate_bn without a number: the whole training set
 TRAINED = {name: known for name, known in OPTIONS.items() if known.inference}  # settings of the training run
 KEPT = tuple(name for name, known in TRAINED.items() if known.inference in (NEEDED, SAVED))  # in a LIF checkpoint
 DRAWN = ("seed", "val_split", "train_fraction")  # what of the training set was trained on: a LIF checkpoint says it
+# options of this script alone that make it another evaluation
+OWN = ("recalibrate_bn", "calibrate", "calibrate_hard", "calibrate_samples", "calibrate_passes", "v_resets")
 GROUPS = {
     "what to run": ("neuron", "v_reset", "model", "T", "tau", "bn", "bn_eval"),
     "data": ("dataset", "data_dir", "event_split", "no_download", "b", "j", "seed"),
@@ -86,7 +88,11 @@ def inference_parser() -> OneLineParser:
     add("-export", type=Path, help="write the network as NIR; it must be LIF or PLIF with a hard reset")
     add("-profile", action="store_true", help="firing rates, operations and energy (Tables 6 and 7, Figure 11)")
     add("-throughput", action="store_true", help="images/s, latency and peak memory")
-    add("-out_dir", type=Path, help="where results go (default: inference/ beside the checkpoint)")
+    add(
+        "-out_dir",
+        type=Path,
+        help="where results go (default: inference/ beside the checkpoint, a folder for each way to run it)",
+    )
 
     grouped = {name for names in GROUPS.values() for name in names}
     add_trained(parser.add_argument_group(OTHERS).add_argument, [name for name in TRAINED if name not in grouped])
@@ -117,7 +123,8 @@ def settle(
     Returns:
         A copy of ``args`` without a None among the settings; ``trained_with`` is the neuron in which the weights were
         trained. ``tau`` and ``v_reset`` may be dicts, one value per layer. ``v_reset`` is None for the soft reset.
-        ``recorded`` are the settings that the checkpoint and config.json have.
+        ``recorded`` are the settings that the checkpoint and config.json have, ``asked`` the options that make this
+        another evaluation than that of the checkpoint as it was trained.
 
     Raises:
         UsageError: naming the options that are needed.
@@ -139,10 +146,18 @@ def settle(
     recorder.prog = f"{parser.prog}: {source}"  # a bad value is the file's, not the command line's
     words = [word for name, known in TRAINED.items() for word in words_for(name, known, recorded.get(name))]
     checked = vars(recorder.parse_args(["-resume", str(args.resume), *words]))
+    settings.asked = {}
     for name, known in TRAINED.items():
-        if getattr(settings, name) is None:
-            value = layered.get(name, checked[name])
-            setattr(settings, name, default_of(name) if value is None and known.inference != NEEDED else value)
+        value, given = layered.get(name, checked[name]), getattr(settings, name)
+        if value is None and known.inference != NEEDED:
+            value = default_of(name)
+        if given is None:
+            setattr(settings, name, value)
+        elif given != value and name in (*KEPT, *DRAWN):
+            settings.asked[name] = given
+    for name in OWN:
+        if getattr(settings, name) != parser.get_default(name):
+            settings.asked[name] = getattr(settings, name)
     if settings.neuron == "relu":
         settings.T, settings.bn_eval = 1, "shared"  # an ANN has no time
     needed = [name for name, known in TRAINED.items() if known.inference == NEEDED]

@@ -225,8 +225,13 @@ def test_norm_and_fire_in_bfloat16_rounds_once(backend):
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
-def test_threads_share_the_work_and_change_nothing(name, threads, monkeypatch):
+@pytest.mark.parametrize("of", ["torch", "its own"])
+def test_threads_share_the_work_and_change_nothing(name, of, threads, monkeypatch):
     """Shares of uneven size, with a norm, whose sums go over all of them, and without."""
+    if of == "its own":
+        monkeypatch.setattr(c_launch, "torchs_threads", lambda: None)
+    elif c_launch.torchs_threads() is None:
+        pytest.skip("this torch computes without OpenMP")
     shares = []
     x, grad = current((5, 9, 32, 8, 8)), current((5, 9, 32, 8, 8), seed=1)
     monkeypatch.setattr(c_launch, "over_threads", lambda *args: shares.append(over_threads(*args)))

@@ -407,3 +407,13 @@ def test_a_step_of_resnet18_turns_few_pages(capsys):
     found = re.search(r"^spiking_resnet18 with CLIF: \d+ rooms, (\d+) moves, \d+ calls$", out, re.MULTILINE)
     assert found
     assert 100 < int(found[1]) <= 228
+
+
+def test_another_commit_takes_turns_with_this_one(capsys):
+    assert main(["against", "HEAD", "-quick", "-rounds", "2", "-repeats", "1"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert table[0].split("|")[2:5] == [" this (ms) ", " HEAD (ms) ", " HEAD / this "]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["float32", "bfloat16"]
+    assert all(float(cell) > 0 for line in table[2:] for cell in line.split("|")[2:5])
+    with pytest.raises(UsageError, match="no commit nowhere"):
+        main(["against", "nowhere"])

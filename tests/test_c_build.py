@@ -114,10 +114,10 @@ import os, sys, torch
 from neurons import build_neuron
 torch.set_num_threads(2)
 neuron, x = build_neuron("CLIF", backend="c", keep_state=False), torch.rand(6, 64, 512)
-expected = neuron(x)
+expected = neuron(x).numpy()
 child = os.fork()
 if not child:
-    os._exit(0 if torch.equal(neuron(x), expected) else 1)
+    os._exit(0 if (neuron(x).numpy() == expected).all() else 1)  # torch's own threads hang in a fork
 _, status = os.waitpid(child, 0)
 print(os.waitstatus_to_exitcode(status))
 """

@@ -57,7 +57,8 @@ def infer(monkeypatch, capsys):
 
 
 def result(run, name):
-    return json.loads((run / "inference" / name).read_text())
+    """What the last call has written under this name; each way to run a checkpoint has a folder of its own."""
+    return json.loads(max((run / "inference").rglob(name), key=lambda path: path.stat().st_mtime_ns).read_text())
 
 
 def all_files(folder):
@@ -73,14 +74,14 @@ def test_a_run_is_evaluated_as_it_was_in_training(run, infer):
     assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-6)
     assert f"test accuracy {row['test_acc']:.2f}%" in out
     assert "snn5_noAP trained with CLIF, run as CLIF, T = 2" in out
-    assert all_files(run / "inference") == ["evaluation.json"]
+    assert all_files(run / "inference") == ["checkpoint_latest", "checkpoint_latest/evaluation.json"]
 
 
 def test_sweep_is_the_single_evaluations_side_by_side(run, infer):
     checkpoint = run / "checkpoint_latest.pth"
     code, out, err = infer("-resume", checkpoint, "-sweep")
     assert code == 0, err
-    assert sorted(path.name for path in (run / "inference").iterdir()) == [
+    assert sorted(path.name for path in (run / "inference" / "checkpoint_latest").iterdir()) == [
         *("evaluation.json", "sweep.csv", "sweep.json", "sweep.md", "sweep.pdf", "sweep.png")
     ]
     sweep = result(run, "sweep.json")
@@ -93,7 +94,9 @@ def test_sweep_is_the_single_evaluations_side_by_side(run, infer):
         assert code == 0, err
         assert result(run, "evaluation.json")["test"] == {k: fixed[value][k] for k in ("acc", "loss")}
     assert "run as LIF (hard reset to -0.06)" in out
-    assert (run / "inference" / "sweep.json").exists()  # results of other calls stay
+    assert {path.name for path in (run / "inference").iterdir()} == {  # results of other calls stay
+        *("checkpoint_latest", "checkpoint_latest_LIF", "checkpoint_latest_LIF_v_reset-0.06")
+    }
 
 
 def test_sweep_takes_other_values(run, infer):
@@ -151,14 +154,14 @@ def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
     code, out, err = infer("-resume", lif, "-b", 16)  # away from its config.json
     assert code == 0, err
     assert "trained with CLIF, run as LIF (hard reset to -0.06), T = 2" in out
-    assert json.loads((lif.parent / "inference" / "evaluation.json").read_text())["test"] == before["test"]
+    assert result(lif.parent, "evaluation.json")["test"] == before["test"]
 
     state["v_reset"] = {**dict.fromkeys(LAYERS, -0.06), LAYERS[0]: None}
     torch.save(state, lif)
     code, out, err = infer("-resume", lif)
     assert code == 0, err
     assert "(reset per layer: features.0.act soft, features.1.act -0.06" in out
-    assert json.loads((lif.parent / "inference" / "evaluation.json").read_text())["test"] != before["test"]
+    assert result(lif.parent, "evaluation.json")["test"] != before["test"]
 
     words = f"-neuron LIF -pre_train {lif} -lr 1e-9 -out_dir {tmp_path} -name on"
     assert run_training(*TRAIN.split(), *words.split(), cwd=tmp_path).returncode == 0
@@ -178,9 +181,9 @@ def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path):
     assert state["tau"] == {name: pytest.approx(1 / weights[f"{name}.w"].sigmoid().item()) for name in LAYERS}
     (row,) = [json.loads(line) for line in (trained / "PLIF" / "metrics.jsonl").read_text().splitlines()]
     for path in (checkpoint, tmp_path / "lif.pth"):
-        code, _, err = infer("-resume", path, "-out_dir", tmp_path)
+        code, _, err = infer("-resume", path, "-out_dir", tmp_path / f"of {path.stem}")
         assert code == 0, err
-        test = json.loads((tmp_path / "evaluation.json").read_text())["test"]
+        test = json.loads((tmp_path / f"of {path.stem}" / "evaluation.json").read_text())["test"]
         assert test["acc"] == pytest.approx(row["test_acc"], abs=0.6)  # two samples: γ is rounded another way
         assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-2)
 
@@ -202,7 +205,10 @@ def test_account_and_throughput(run, infer):
     assert account["energy"]["ReLU"]["total_mJ"] > 0
     assert "energy (µJ) = (0.9 pJ·ACs + 4.6 pJ·MACs) / 1e6" in out
     assert "E(M), pJ per access" in out
-    assert all((run / "inference" / name).exists() for name in ("account.md", "energy.png", "firing_rates.png"))
+    assert all(
+        (run / "inference/checkpoint_latest" / name).exists()
+        for name in ("account.md", "energy.png", "firing_rates.png")
+    )
 
     speed = result(run, "throughput.json")
     assert (speed["batch"], speed["T"]) == (16, 2)
@@ -269,10 +275,7 @@ def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     code, _, err = infer("-resume", alone / "a.pth", *options.split())
     assert code == 0, err
     infer("-resume", run / "checkpoint_latest.pth")
-    assert (
-        json.loads((alone / "inference" / "evaluation.json").read_text())["test"]
-        == result(run, "evaluation.json")["test"]
-    )
+    assert result(alone, "evaluation.json")["test"] == result(run, "evaluation.json")["test"]
 
 
 def test_another_t_is_run_and_said(run, infer):
@@ -337,6 +340,30 @@ def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
     twice = f"-neuron LIF -v_reset 0 -save_lif {run / 'x'} -export {run / 'x'}"
     refused(infer, checkpoint, twice, "is named twice")
     assert checkpoint.read_bytes() == before
+
+
+def test_an_evaluation_takes_no_other_ones_place(run, infer):
+    folder = run / "chosen"
+    for checkpoint, options in (("latest", ""), ("max", ""), ("max", "-T 3"), ("max", "-T 3")):
+        code, out, err = infer("-resume", run / f"checkpoint_{checkpoint}.pth", *options.split())
+        assert code == 0, err
+    assert {path.name for path in (run / "inference").iterdir()} == {
+        *("checkpoint_latest", "checkpoint_max", "checkpoint_max_T3")
+    }
+    assert f"results: {run / 'inference/checkpoint_max_T3'}" in out
+    assert infer("-resume", run / "checkpoint_max.pth", "-out_dir", folder)[0] == 0
+    assert (
+        infer("-resume", run / "checkpoint_max.pth", "-out_dir", folder, "-throughput")[0] == 0
+    )  # once more, and more
+    before = (folder / "evaluation.json").read_bytes()
+    for checkpoint, options in (("latest", ""), ("max", "-neuron LIF"), ("max", "-calibrate")):
+        words = f"{options} -out_dir {folder}"
+        refused(infer, run / f"checkpoint_{checkpoint}.pth", words, f"-out_dir: {folder} holds another evaluation")
+    assert (folder / "evaluation.json").read_bytes() == before
+    resets = [-i / 1000 for i in range(60)]
+    code, out, err = infer("-resume", run / "checkpoint_max.pth", "-T", 1, "-sweep", "-v_resets", *resets)
+    assert code == 0, err
+    assert len(Path(out.split("results: ")[1].strip()).name) == 120
 
 
 def test_a_lif_checkpoint_says_what_was_drawn_to_train_it_and_may_be_written_again(run, infer):

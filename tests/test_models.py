@@ -222,8 +222,9 @@ def test_misspelt_option_is_refused():
         build_model("snn5", "CLIF", droprate=0.1)
 
 
+@pytest.mark.parametrize("half_is_slow", [True, False])
 @pytest.mark.parametrize(
-    ("size", "stride", "kernel", "padding", "in_float32"),
+    ("size", "stride", "kernel", "padding", "wider"),
     [
         (1, 2, 3, 1, True),
         (2, 4, 3, 1, True),
@@ -233,18 +234,19 @@ def test_misspelt_option_is_refused():
         (1, 2, 1, 0, False),
     ],
 )
-def test_convolution_that_meets_padding_alone_has_a_gradient_in_half_precision(
-    size, stride, kernel, padding, in_float32
-):
-    """Some processors leave taps of the weight's gradient uninitialised: NaN, or anything."""
+def test_convolutions_in_half_precision(size, stride, kernel, padding, wider, half_is_slow, monkeypatch):
+    """In float32 inside where the processor is slow otherwise, or leaves taps of the gradient uninitialised."""
+    monkeypatch.setattr("models.layers.HALF_IS_SLOW", half_is_slow)
     torch.manual_seed(0)
     conv = Conv2d(64, 128, kernel, stride, padding, bias=False, step_mode="m")
     x_seq = (torch.rand(2, 8, 64, size, size) < 0.3).float()
-    gradients = []
+    gradients, outputs = [], []
     for enabled in (False, True):
         torch.full((2**20,), torch.nan)  # freed at once: what is uninitialised is NaN
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             y_seq = conv(x_seq)
-        assert y_seq.dtype == (torch.float32 if in_float32 or not enabled else torch.bfloat16)
+        assert y_seq.dtype == (torch.bfloat16 if enabled else torch.float32)
+        outputs.append(y_seq)
         gradients += torch.autograd.grad(y_seq.float().square().mean(), conv.weight)
+    assert torch.equal(outputs[1], outputs[0].bfloat16()) or not (half_is_slow or wider)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.02 * gradients[0].abs().max())

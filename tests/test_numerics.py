@@ -82,7 +82,7 @@ def test_training_evaluation_and_benchmarks_compute_alike(tmp_path, monkeypatch,
 
     monkeypatch.setattr(subject, "evaluate", evaluation)
     inference.main(["-resume", str(folder / "checkpoint_latest.pth")])  # what config.json names
-    saved = json.loads((folder / "inference" / "evaluation.json").read_text())
+    saved = json.loads((folder / "inference/checkpoint_latest/evaluation.json").read_text())
     assert (saved["cudnn"], saved["tf32"]) == (config["cudnn"], config["tf32"])
 
     def work():

@@ -50,7 +50,7 @@ def test_evaluation_prints_what_its_card_says(name, tmp_path, monkeypatch, capsy
     for (accuracy, loss), (known_accuracy, known_loss) in zip(here, there, strict=True):
         assert float(accuracy or 0) == pytest.approx(float(known_accuracy or 0), abs=100 / samples + 0.01)
         assert float(loss or 0) == pytest.approx(float(known_loss or 0), abs=0.005)
-    assert (tmp_path / "logs/zoo" / name / "inference/evaluation.json").is_file()
+    assert (tmp_path / "logs/zoo" / name / f"inference/{name}/evaluation.json").is_file()
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def test_networks_are_added_and_a_twin_shares_its_file(copy, tmp_path, capsys):
     registry = json.loads((copy / "registry.json").read_text())
     assert list(registry) == [*REGISTRY, "small_clif", "small_lif"]
     assert registry["small_lif"]["file"] == registry["small_clif"]["file"] == "small_clif.safetensors"
-    assert registry["small_lif"]["output"][-1] == "results: logs/zoo/small_lif/inference"
+    assert registry["small_lif"]["output"][-1] == "results: logs/zoo/small_lif/inference/small_lif"
     page = (copy / CARDS).read_text()
     assert page == cards(registry)
     weights = read_checkpoint("zoo:small_clif")["net"]

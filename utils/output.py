@@ -23,12 +23,12 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
         UsageError: if it cannot be written to.
     """
     with naming_disk(out_dir):
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        aside = tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}-")
+        standing = next(parent for parent in out_dir.absolute().parents if parent.exists())
+        aside = tempfile.TemporaryDirectory(dir=standing, prefix=f".{out_dir.name}-")
     with aside as folder:
         yield Path(folder)
         with naming_disk(out_dir):
-            out_dir.mkdir(exist_ok=True)
+            out_dir.mkdir(parents=True, exist_ok=True)
             for path in sorted(Path(folder).iterdir()):
                 os.replace(path, out_dir / path.name)
 

@@ -27,8 +27,13 @@ class Buffers:
 
     def __init__(self) -> None:
         self.free: defaultdict[int, list[np.ndarray]] = defaultdict(list)  # by size in bytes
-        self.lent = self.most_lent = self.held = 0  # bytes
-        self.lock = RLock()  # a collection of garbage within lend() may call take_back()
+        self.most_lent = self.held = 0  # bytes
+        self.lock = RLock()
+
+    @property
+    def lent(self) -> int:
+        """Bytes behind living tensors."""
+        return self.held - sum(size * len(blocks) for size, blocks in self.free.items())
 
     def empty_strided(self, shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised tensor on the CPU, dense in some order of its dimensions, as ``torch.empty_strided``."""
@@ -42,24 +47,19 @@ class Buffers:
     def lend(self, size: int) -> Lent:
         """Memory of so many bytes; it comes back by itself."""
         with self.lock:
-            self.lent += size
-            self.most_lent = max(self.most_lent, self.lent)
-            block = self.free[size].pop() if self.free[size] else self.new(size)
+            blocks = self.free[size]
+            self.most_lent = max(self.most_lent, self.lent + size)
+            block = blocks.pop() if blocks else self.new(size)
         memory = block.view(Lent)
-        weakref.finalize(memory, self.take_back, block).atexit = False
+        weakref.finalize(memory, blocks.append, block).atexit = False  # at any moment, so that it waits for no lock
         return memory
-
-    def take_back(self, block: np.ndarray) -> None:
-        with self.lock:
-            self.lent -= block.nbytes
-            self.free[block.nbytes].append(block)
 
     def release(self) -> None:
         """Let go of all free blocks: what is not lent goes back to the system."""
         with self.lock:
             for blocks in self.free.values():
-                self.held -= sum(block.nbytes for block in blocks)
-                blocks.clear()
+                while blocks:
+                    self.held -= blocks.pop().nbytes
 
     def new(self, size: int) -> np.ndarray:
         """Another block; free ones of other sizes go where that would be too much."""

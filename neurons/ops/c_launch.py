@@ -5,16 +5,14 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .buffers import BUFFERS, SMALLEST
-from .c_source import Job, built, norm_library
+from .c_jobs import STARTED, Job, NormJob, Share, pool, torchs_threads
+from .c_source import built, norm_library
 from .dynamics import Inputs
 from .layout import empty_state
 from .norm import Norm, NormKernels, moments
@@ -28,28 +26,10 @@ NOTHING = torch.zeros(0, 1, 0)  # the table of a neuron that learns nothing
 Tensors = tuple[Tensor, ...]
 
 
-class NormJob(ctypes.Structure):
-    """``NormJob`` of norm.c, field by field."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "terms", "shares")),
-        *(("dtype", ctypes.c_int32), ("eps", ctypes.c_float)),
-        *((name, ctypes.c_void_p) for name in ("x", "g_y", "out", "sums", "weight", "bias", "mean", "var")),
-        *((name, ctypes.c_void_p) for name in ("scale", "shift", "A", "B", "g_weight", "g_bias")),
-    )
-
-
-@lru_cache(maxsize=4)
-def pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: a fork has none of its parent's."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="fire")
-
-
 def over_threads(
-    function: Callable, job: Job | NormJob, granule: int, outputs: list[tuple[Any, ...]] | None = None
+    code: ctypes.CDLL, work: str, job: Job | NormJob, granule: int, outputs: list[tuple[Any, ...]] | None = None
 ) -> int:
-    """Call function(job, first, last, *outputs of that share) over shares of the frame's elements.
+    """Call the library's ``work`` over shares of the frame's elements, a thread for each.
 
     The shares are the same for the same number of threads, so that sums over them are too.
 
@@ -57,18 +37,24 @@ def over_threads(
         granule: a share is a multiple of this many elements.
         outputs: room for each share's own outputs; there are as many shares as these, at most.
     """
-    granules = -(-job.size // granule)
-    shares = max(1, min(torch.get_num_threads(), granules, job.size * job.T // SMALLEST_SHARE))
-    shares = min(shares, len(outputs)) if outputs is not None else shares
-    borders = [min(job.size, granules * i // shares * granule) for i in range(shares + 1)]
-
-    def share(i: int) -> int:
-        return function(ctypes.byref(job), *map(ctypes.c_int64, borders[i : i + 2]), *(outputs[i] if outputs else ()))
-
-    others = [pool(torch.get_num_threads(), os.getpid()).submit(share, i) for i in range(1, shares)]
-    if share(0) + sum(other.result() for other in others):
+    granules, threads = -(-job.size // granule), torch.get_num_threads()
+    count = max(1, min(threads, granules, job.size * job.T // SMALLEST_SHARE))
+    count = min(count, len(outputs)) if outputs is not None else count
+    borders = [min(job.size, granules * i // count * granule) for i in range(count + 1)]
+    room = [()] * count if outputs is None else outputs
+    shares = (Share * count)(*(Share(*borders[i : i + 2], *room[i]) for i in range(count)))
+    function, parallel = getattr(code, work), torchs_threads() if os.getpid() == STARTED else None
+    if count == 1:
+        failed = function(ctypes.byref(job), shares)
+    elif parallel is not None:
+        place = ctypes.cast(function, ctypes.c_void_p)
+        failed = code.over_threads(parallel, place, ctypes.byref(job), shares, ctypes.c_int64(count), threads)
+    else:
+        team = pool(threads, os.getpid())
+        failed = any(team.map(lambda share: function(ctypes.byref(job), ctypes.byref(share)), shares))
+    if failed:
         raise MemoryError
-    return shares
+    return count
 
 
 class CKernels(NormKernels):
@@ -77,7 +63,7 @@ class CKernels(NormKernels):
     def forward(self, inputs: Inputs, last: bool, train: bool) -> tuple[Tensor, Tensors, Tensors]:
         call, x = Call(inputs), inputs.x
         spikes, ends = room_like(x), tuple(empty_state(x) for _ in inputs.dynamics.states) if last else ()
-        over_threads(call.code.fire_forward, call.job(out=spikes, state=inputs.states, last=ends), call.granule)
+        over_threads(call.code, "fire_forward", call.job(out=spikes, state=inputs.states, last=ends), call.granule)
         return spikes, ends, ()
 
     def backward(
@@ -118,7 +104,7 @@ class CKernels(NormKernels):
         if norm_library().norm_moments(ctypes.byref(passes.job)):
             raise MemoryError
         spikes = room_like(x)
-        over_threads(call.code.fire_forward, call.job(out=spikes), call.granule)
+        over_threads(call.code, "fire_forward", call.job(out=spikes), call.granule)
         return spikes, mean, var, N * H * W * (T if norm.merged else 1), ()
 
     def norm_backward(
@@ -196,7 +182,7 @@ class Call:
         of_norm = torch.zeros(threads, 2, len(x), width, dtype=torch.float64)
         of_table = torch.zeros(threads, *self.table.shape, dtype=torch.float64)
         sums = [(pointer(a), pointer(b)) for a, b in zip(of_norm, of_table, strict=True)]
-        over_threads(self.code.fire_backward, job, self.granule, sums)
+        over_threads(self.code, "fire_backward", job, self.granule, sums)
         g_table = None if learned is None else self.folded(of_table.sum(0), learned.shape[-1]).to(learned.dtype)
         return g_c, g_table, g_states, of_norm
 
@@ -227,13 +213,14 @@ class NormCall:
         """Σ (x − x₀) and Σ (x − x₀)² of each thread's share, [threads, 2, T, C]; see :func:`.norm.moments`."""
         sums = torch.zeros(torch.get_num_threads(), 2, len(self.x), self.x.shape[2], dtype=torch.float64)
         self.point(sums=sums)
-        over_threads(norm_library().norm_statistics, self.job, self.x.shape[2], [(pointer(part),) for part in sums])
+        rooms = [(pointer(part),) for part in sums]
+        over_threads(norm_library(), "norm_statistics", self.job, self.x.shape[2], rooms)
         return sums
 
     def combined(self, g_y: Tensor) -> Tensor:
         """∂L/∂x = scale·g_y + A·x + B, in g_y's place."""
         self.point(g_y=g_y, out=g_y)
-        over_threads(norm_library().norm_combine, self.job, self.x.shape[2])
+        over_threads(norm_library(), "norm_combine", self.job, self.x.shape[2])
         return g_y
 
 

@@ -15,6 +15,7 @@ from importlib.resources import files
 import torch
 
 from .c_build import library
+from .c_jobs import MOST_STATES
 from .derive import Derived, derive
 from .dynamics import Dynamics
 from .graph import Node, inputs_of, is_scaled, ordered
@@ -24,7 +25,6 @@ INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&"}
 CALLS = {"abs": "ABS", "sqrt": "SQRT", "maximum": "MAX", "minimum": "MIN", "where": "CHOOSE"}
 CALLS |= {op: op.upper() for op in ("ge", "gt", "le", "lt", "eq")}
 LITERAL = (0.0, 1.0)  # constants that are written as they are
-MOST_STATES = 8
 LOG2_E = math.log2(math.e)
 
 HEAD = """
@@ -80,17 +80,6 @@ static inline __attribute__((always_inline)) void step_back(
 """
 
 
-class Job(ctypes.Structure):
-    """C's ``Job``, field by field."""
-
-    __slots__ = ()
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("T", "size", "x_step", "channels", "width", "table_steps")),
-        *((name, ctypes.c_void_p) for name in ("constants", "start", "table", "scale", "shift", "x", "g_s", "out")),
-        *((name, ctypes.c_void_p * MOST_STATES) for name in ("state", "g_last", "last", "g_state")),
-    )
-
-
 CURRENT = "num in_c = READ(x, i, live); if (norm) in_c = in_c * LOAD(scale + i) + LOAD(shift + i);"
 WRITTEN = "WRITE(out, i, {0}, live, past);"
 GRADIENT = "const num in_g_s = READ(g, i, live);"
@@ -137,8 +126,8 @@ def source(d: Derived, dtype: str) -> Source:
             *writer.loop({**gradients, **kept}, before, [g_s], [(WRITTEN, d.g_c), (SUMS, d.g_c), *sums]),
         ],
     }
-    parts = (files(__package__) / name for name in ("elements.h", "lanes.h", "frame.c"))
-    elements, lanes, frame = (part.read_text() for part in parts)
+    parts = (files(__package__) / name for name in ("elements.h", "team.h", "lanes.h", "frame.c"))
+    elements, team, lanes, frame = (part.read_text() for part in parts)
     head = HEAD.format(
         most=MOST_STATES,
         states=len(names),
@@ -147,7 +136,9 @@ def source(d: Derived, dtype: str) -> Source:
         tables="\n    ".join(writer.tables()),
         **{name: "\n        ".join(lines) for name, lines in texts.items()},
     )
-    return Source("\n".join((elements, f"enum {{ DTYPE = {dtype} }};", lanes, head, frame)), tuple(writer.constants))
+    return Source(
+        "\n".join((elements, team, f"enum {{ DTYPE = {dtype} }};", lanes, head, frame)), tuple(writer.constants)
+    )
 
 
 class Writer:
@@ -240,4 +231,4 @@ def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.A
 
 @cache
 def norm_library() -> ctypes.CDLL:
-    return library("\n".join((files(__package__) / name).read_text() for name in ("elements.h", "norm.c")))
+    return library("\n".join((files(__package__) / name).read_text() for name in ("elements.h", "team.h", "norm.c")))

@@ -4,7 +4,7 @@
 
    The text before this one says what a step is: STATES, LEARNED, SAVED, START and, on a block of elements, step(),
    step_saving() and step_back(). A frame is `size` elements in memory order; with channels they are [rows, channels]. A
-   call works on elements [first, last) of every frame, block by block: a block's states stay in the first-level cache
+   call works on its share of every frame's elements, block by block: a block's states stay in the first-level cache
    while time passes over it. The way back runs the states forward again from x, keeps what the derivation chose, then
    walks back.
 
@@ -52,8 +52,8 @@ static void show_not_finite(const Job *job, const float *state, int64_t at, int6
     }
 }
 
-int fire_forward(const Job *job, int64_t first, int64_t last) {
-    const int64_t T = job->T, size = job->size;
+int fire_forward(const Job *job, const Share *share) {
+    const int64_t T = job->T, size = job->size, first = share->first, last = share->last;
     float x[BLOCK], s[BLOCK], state[(STATES + 1) * BLOCK] = {0};
     for (int64_t at = first, n; at < last; at += n) {
         n = length_of(job, at, last);
@@ -82,10 +82,11 @@ static void flush(double *sums, float *parts, int64_t count) {
     memset(parts, 0, count * sizeof(float));
 }
 
-/* out: gradient of the current. norm_sums: Σ g_c, then Σ g_c·x, [T, width] each; learned_sums: [LEARNED, table_steps,
-   width]; both are added to, and NULL where there are none. */
-int fire_backward(const Job *job, int64_t first, int64_t last, double *norm_sums, double *learned_sums) {
-    const int64_t T = job->T, size = job->size, W = job->width;
+/* out: gradient of the current. The share's sums: Σ g_c, then Σ g_c·x, [T, width] each, for a norm; and more of them:
+   [LEARNED, table_steps, width]. Both are added to, and NULL where there are none. */
+int fire_backward(const Job *job, const Share *share) {
+    const int64_t T = job->T, size = job->size, W = job->width, first = share->first, last = share->last;
+    double *norm_sums = share->sums, *learned_sums = share->more;
     const int64_t of_norm = norm_sums ? 2 * T * W : 0, of_learned = LEARNED * job->table_steps * W;
     const int64_t of_x = TENSORS ? 0 : norm_sums ? T * BLOCK : BLOCK;
     float *room = calloc(T * SAVED * BLOCK + of_x + of_norm + of_learned + 1, sizeof(float));

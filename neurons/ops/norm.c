@@ -28,8 +28,9 @@ static int64_t block_length(const NormJob *job) {
 }
 
 /* sums: Σ (x − x₀) [T, channels], then Σ (x − x₀)²; x₀, the first row of each step, keeps the squares small. */
-int norm_statistics(const NormJob *job, int64_t first, int64_t last, double *sums) {
-    const int64_t T = job->T, C = job->channels, length = block_length(job);
+int norm_statistics(const NormJob *job, const Share *share) {
+    const int64_t T = job->T, C = job->channels, length = block_length(job), first = share->first, last = share->last;
+    double *sums = share->sums;
     float *room = malloc((length + 3 * C) * sizeof(float));
     if (!room) return 1;
     float *x = room, *restrict origin = x + length, *restrict one = origin + C, *restrict two = one + C;
@@ -126,8 +127,8 @@ void norm_gradients(const NormJob *job) {
 }
 
 /* out = scale·g_y + A·x + B, the gradient of x. */
-int norm_combine(const NormJob *job, int64_t first, int64_t last) {
-    const int64_t C = job->channels, length = block_length(job);
+int norm_combine(const NormJob *job, const Share *share) {
+    const int64_t C = job->channels, length = block_length(job), first = share->first, last = share->last;
     float *room = malloc(2 * length * sizeof(float));
     if (!room) return 1;
     float *g = room, *x = g + length;
