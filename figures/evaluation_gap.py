@@ -21,7 +21,7 @@ import torch
 
 from data import DataError, build_dataset
 from data.loader import build_loader
-from data.task import Split
+from data.task import Split, stratified_split
 from settings.inference import inference_parser, settle
 from settings.rebuild import build_again, training_slice
 from settings.record import config_beside
@@ -39,11 +39,11 @@ from .gap_measure import PARTS, WAYS, Batches, evaluation_gap
 SAME = 1e-6  # standard deviations: a shift below is rounding
 
 
-def measure(run: Namespace, device: torch.device) -> dict[str, Any]:
-    """Build a run's network, load its weights, and measure its gap."""
+def measure(run: Namespace, device: torch.device, samples: float = math.inf) -> dict[str, Any]:
+    """Build a run's network, load its weights, and measure its gap, on ``samples`` of each set at most."""
     task = build_dataset(run.dataset, run.data_dir, T=run.T, seed=run.seed, download=not run.no_download,
                          event_split=run.event_split)  # fmt: skip
-    splits = {"train": training_slice(task, run, math.inf, "b"), "test": task.test}
+    splits = {"train": training_slice(task, run, samples, "samples"), "test": some_of(task.test, samples, run.seed)}
     if isinstance(run.tau, dict) or isinstance(run.v_reset, dict):
         raise UsageError(f"{run.resume} has values of each layer, of a conversion; take the network as it was trained")
     try:
@@ -57,8 +57,22 @@ def measure(run: Namespace, device: torch.device) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{run.resume}: {error}") from None
     named = ("dataset", "model", "neuron", "T", "tau", "v_reset", "b", "seed")
-    samples = {part: len(split) for part, split in splits.items()}
-    return {"checkpoint": str(run.resume), **{name: getattr(run, name) for name in named}, "samples": samples, **found}
+    taken = {part: len(split) for part, split in splits.items()}
+    return {"checkpoint": str(run.resume), **{name: getattr(run, name) for name in named}, "samples": taken, **found}
+
+
+def some_of(split: Split, samples: float, seed: int) -> Split:
+    """So many of its samples, each class in its share, or all.
+
+    Raises:
+        UsageError: if that is none of any class.
+    """
+    if samples >= len(split):
+        return split
+    kept, _ = stratified_split(split.labels, samples / len(split), seed)
+    if not len(kept):
+        raise UsageError(f"-samples {samples} is less than one sample of each class; take more")
+    return split.subset(kept)
 
 
 def batches_of(split: Split, run: Namespace, device: torch.device, title: str) -> Batches:
@@ -118,6 +132,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         "settings in it")  # fmt: skip
     add("-data_dir", type=Path, default=None, help="folder that holds the data sets; None takes config.json's")
     add("-b", type=number(int, least=2), default=None, help="batch size; None takes config.json's")
+    add("-samples", type=number(int, least=1), default=math.inf, help="samples of each set that are read, at most")
     add("-device", default=None, help="cpu, cuda, cuda:1, mps; None takes the fastest that is there")
     add("-out_dir", type=Path, required=True, help="where evaluation_gap.md, .json, .png and .pdf go")
     return parser.parse_args(argv)
@@ -137,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.resume:
         raise UsageError("-resume: give one checkpoint or more")
     device = choose_device(args.device)
-    networks = [measure(settings_of(checkpoint, args), device) for checkpoint in args.resume]
+    networks = [measure(settings_of(checkpoint, args), device, args.samples) for checkpoint in args.resume]
     with written_aside(args.out_dir) as folder:
         text = write(networks, folder, environment(device))
     print(f"Accuracy in %:\n\n{text}\nresults: {args.out_dir}")

@@ -137,6 +137,15 @@ def test_command_writes_table_data_and_figure(runs, tmp_path, monkeypatch, capsy
     assert found["quantities"]["LIF, test, shared"] == found["networks"][0]["accuracy"]["test"]["shared"]
 
 
+def test_some_samples_of_each_set(runs, tmp_path, monkeypatch):
+    words = ("-resume", runs / "LIF" / "checkpoint_latest.pth", "-device", "cpu", "-out_dir", tmp_path / "gap")
+    main(monkeypatch, *words, "-samples", 40)
+    (network,) = json.loads((tmp_path / "gap" / "evaluation_gap.json").read_text())["networks"]
+    assert all(30 <= taken <= 50 for taken in network["samples"].values())
+    with pytest.raises(evaluation_gap.UsageError, match="-samples 1 is less than one sample of each class"):
+        main(monkeypatch, *words, "-samples", 1)
+
+
 def test_a_checkpoint_without_settings_is_refused(runs, tmp_path, monkeypatch):
     state = torch.load(runs / "LIF" / "checkpoint_latest.pth", weights_only=True)
     torch.save(state["net"], tmp_path / "bare.pth")

@@ -136,7 +136,7 @@ def ctrl_c_is_heard():
 
 
 def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
-    text = SMALL.replace("-neuron LIF -epochs 1", "-neuron LIF -epochs 60")
+    text = SMALL.replace("-neuron LIF -epochs 1", "-neuron LIF -epochs 12")
     (small / "recipes" / "small.yaml").write_text(text)
     results, runs = results_in(small)
     run = runs["small/lif"]
@@ -156,10 +156,10 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     assert signal.getsignal(signal.SIGINT) is before
     assert "resume with" in capfd.readouterr().out  # the training script's own words: it saved
     stopped = results.trained(run, 1)
-    assert 2 <= len(stopped.rows) < 60
+    assert 2 <= len(stopped.rows) < 12
     assert not stopped.is_finished
     assert main("report", "small") == 0
-    assert f"not run; seed 1: {len(stopped.rows)} of 60 epochs" in capfd.readouterr().out
+    assert f"not run; seed 1: {len(stopped.rows)} of 12 epochs" in capfd.readouterr().out
 
     kept = (folder / "metrics.jsonl").read_text()
     assert main("run", "small", "--only", "lif") == 0
