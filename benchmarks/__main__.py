@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         args.out_dir.mkdir(parents=True, exist_ok=True)
 
     run: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks", *words]),
+        "command": " ".join(["python -m benchmarks", *without_folder(words)]),
         "quick": args.quick,
         "cudnn": args.cudnn,
         "tf32": args.tf32,
@@ -89,6 +90,11 @@ def main(argv: list[str] | None = None) -> int:
     save(run, args.out_dir, stem)
     print(f"written to {args.out_dir / stem}.md and .json, and a picture for each group")
     return int(bool(run["not_measured"]) or not run["parity"]["ok"])
+
+
+def without_folder(words: Sequence[str]) -> list[str]:
+    """A command line without -out_dir: where results went is not how they were made."""
+    return [word for word, before in zip(words, ["", *words], strict=False) if "-out_dir" not in (word, before)]
 
 
 def run_static(argv: list[str]) -> int:

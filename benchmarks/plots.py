@@ -28,13 +28,18 @@ def draw(group: str, cases: list[Result], path: Path) -> None:
 
 
 def ratio_figure(cases: list[Result]) -> Figure:
-    """Bars of time / ours, one panel per case; the whiskers are quartiles."""
-    heights = [len(case["contenders"]) for case in cases]
-    figure = Figure(figsize=(WIDTH, 0.27 * sum(heights) + 0.7 * len(cases)))
-    panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes, case in zip(panels, cases, strict=True):
-        ratio_bars(axes, case)
-    panels[-1].set_xlabel("time / ours (median of the ratios within a round; whiskers: quartiles)")
+    """Bars of time / ours, one panel per case, many in two columns; the whiskers are quartiles."""
+    columns = 2 if len(cases) > 4 else 1
+    rows = [cases[i : i + columns] for i in range(0, len(cases), columns)]
+    heights = [max(len(case["contenders"]) for case in row) for row in rows]
+    figure = Figure(figsize=(1.7 * WIDTH if columns == 2 else WIDTH, 0.27 * sum(heights) + 0.7 * len(rows)))
+    panels = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for line, row in zip(panels, rows, strict=True):
+        for axes, case in zip(line, row, strict=False):
+            ratio_bars(axes, case)
+        for axes in line[len(row) :]:
+            axes.set_axis_off()
+    figure.supxlabel("time / ours (median of the ratios within a round; whiskers: quartiles)", fontsize=8)
     return figure
 
 

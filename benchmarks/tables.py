@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from utils.run_dir import environment
 
 from .measuring import FLAT_FROM, FLAT_WITHIN
 
-BUSY = 0.5  # load per processor above which a machine is not quiet
+BUSY = 0.2  # share of the processors at work before the run, above which a machine is not quiet
 READING = (
     "Times are medians over the rounds, with the interquartile range; every contender has its turn in every round. "
     "“time / ours” is the median, over the rounds, of the ratio within a round: above 1, ours is faster."
@@ -41,7 +42,7 @@ def made_with(device: torch.device) -> dict[str, Any]:
         "compiler": next(iter(version.splitlines()), "none"),
         "threads": torch.get_num_threads(),
         "processors": os.cpu_count(),
-        "load_average": os.getloadavg()[0],  # of the minute before the run
+        "busy_before": busy_share(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
         "uncommitted_changes": uncommitted_changes(),
@@ -49,6 +50,22 @@ def made_with(device: torch.device) -> dict[str, Any]:
             name: functional.neuron_implementation(name, device) for name in ("clif", "lif")
         },
     }
+
+
+def busy_share(seconds: float = 2.0) -> float:
+    """The share of the processors' time that other work takes, over so many seconds."""
+
+    def spent() -> tuple[int, int]:
+        times = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))  # of all processors
+        return sum(times), times[3] + times[4]  # idle, and waiting for a disk
+
+    try:
+        total, idle = spent()
+        time.sleep(seconds)
+        total, idle = (after - before for after, before in zip(spent(), (total, idle), strict=True))
+    except OSError:  # not Linux: that of the minute before
+        return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    return 1 - idle / total
 
 
 def processor_name() -> str:
@@ -88,12 +105,12 @@ def run_markdown(run: dict[str, Any]) -> str:
 
 def busy_markdown(made: dict[str, Any]) -> list[str]:
     """A warning, if others were at work on the machine before the run began."""
-    if made["load_average"] <= BUSY * made["processors"]:
+    if made["busy_before"] <= BUSY:
         return []
     return [
-        f"**Not a quiet machine**: a load of {made['load_average']:.1f} on {made['processors']} processors before the "
-        "run began. Operations that wait for all their threads suffer most from that, so these ratios are not to be "
-        "trusted.\n"
+        f"**Not a quiet machine**: other work took {made['busy_before']:.0%} of its {made['processors']} processors "
+        "as the run began. Operations that wait for all their threads suffer most from that, so these ratios are not to "
+        "be trusted.\n"
     ]
 
 

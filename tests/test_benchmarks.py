@@ -22,7 +22,7 @@ from benchmarks.layers import growth_name, neuron_makers, onm_makers
 from benchmarks.measuring import Case, growth_verdict, run_case
 from benchmarks.networks import leave_alone, step_makers, use_plain_norms, use_spikingjelly
 from benchmarks.parity import compare, near_ties
-from benchmarks.tables import busy_markdown, case_markdown, parity_markdown
+from benchmarks.tables import busy_markdown, busy_share, case_markdown, parity_markdown
 from benchmarks.timing import Contender, flatness, measure, summarise
 from models import build_model
 from models.statistics import batch_norms
@@ -88,7 +88,7 @@ def test_run_says_what_it_was_made_with(quick_run):
     made = run["made_with"]
     assert made["torch"] == torch.__version__.split("+")[0]
     assert made["threads"] == 1
-    for field in ("device", "commit", "spikingjelly", "triton", "compiler", "load_average"):
+    for field in ("device", "commit", "spikingjelly", "triton", "compiler", "busy_before"):
         assert made[field] not in ("", None)
     assert run["command"].startswith("python -m benchmarks growth onm -device cpu -quick")
     assert run["quick"]
@@ -372,8 +372,19 @@ def test_parity_sees_a_wrong_spike_gradient_or_weight():
 
 
 def test_a_busy_machine_is_named():
-    assert busy_markdown({"load_average": 0.9, "processors": 2}) == []
-    assert "Not a quiet machine" in busy_markdown({"load_average": 3.2, "processors": 2})[0]
+    assert busy_markdown({"busy_before": 0.1, "processors": 2}) == []
+    assert "took 60% of its 2 processors" in busy_markdown({"busy_before": 0.6, "processors": 2})[0]
+
+
+def test_other_work_is_noticed():
+    before = [busy_share(0.5) for _ in range(3)]
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            during = [busy_share(0.5) for _ in range(3)]
+        finally:
+            other.kill()
+    assert all(0 <= share <= 1 for share in (*before, *during))
+    assert max(during) >= 0.5 / (os.cpu_count() or 1)
 
 
 def test_full_size_cases_are_what_the_claims_are_about():
