@@ -109,8 +109,8 @@ def busy_markdown(made: dict[str, Any]) -> list[str]:
         return []
     return [
         f"**Not a quiet machine**: other work took {made['busy_before']:.0%} of its {made['processors']} processors "
-        "as the run began. Operations that wait for all their threads suffer most from that, so these ratios are not to "
-        "be trusted.\n"
+        "as the run began. Operations that wait for all their threads suffer most from that, so these ratios are not "
+        "to be trusted.\n"
     ]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import tarfile
 import zipfile
 import zlib
 from http.client import HTTPException
+from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 from urllib.request import Request, urlopen
 
@@ -19,6 +21,11 @@ from .task import DataError
 CHUNK = 1 << 20  # bytes per read
 SMALL, MOST_SHRUNK = 1 << 26, 100  # bytes that anything may unpack to; how far data is ever shrunk
 TIMEOUT = 30  # seconds without an answer
+# what Python's readers of packed files raise on damaged ones
+DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, LZMAError, zipfile.BadZipFile, tarfile.TarError),
+)
 
 
 def by_hand(url: str, path: Path, md5: str, hint: str = "") -> str:
@@ -117,7 +124,7 @@ def safe_extract(archive: Path, folder: Path) -> None:
                     raise DataError(f"{folder / top.name} is in the way of {archive}; remove it to unpack again")
             for top in tops:
                 top.rename(folder / top.name)
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error, RuntimeError) as error:
+    except DAMAGED as error:
         raise DataError(f"{archive} cannot be unpacked into {folder} ({_one_line(error)})") from error
 
 

@@ -6,13 +6,12 @@ Events are SpikingJelly's: a dict of arrays ``t`` (µs), ``x``, ``y`` and ``p`` 
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
 
-from .download import refuse_bomb
+from .download import DAMAGED, refuse_bomb
 from .task import DataError
 
 Events = dict[str, np.ndarray]
@@ -107,7 +106,7 @@ def read_npz(path: Path) -> Events:
                 refuse_bomb(path, sum(entry.file_size for entry in packed.infolist()))
         with np.load(path, allow_pickle=False) as file:
             events = {key: file[key] for key in "txyp"}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (*DAMAGED, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a .npz file of events t, x, y, p; make it again") from error
     if len({array.shape for array in events.values()}) != 1 or events["t"].ndim != 1:
         raise DataError(f"{path} is broken: t, x, y and p are not of one length; make it again")

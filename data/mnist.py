@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from torchvision.transforms import v2
 from .augment import normalise
 from .batch_augment import BatchTransform
 from .description import described
-from .download import by_hand, fetch
+from .download import DAMAGED, by_hand, fetch
 from .home import find_home, holds
 from .made_up_images import write_idx
 from .task import DataError, DataOptions, Split, Task
@@ -134,7 +133,7 @@ class IdxFolder:
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 content = file.read(official_bytes + 1)  # no more is unpacked than can be right
-        except (OSError, EOFError, zlib.error) as error:
+        except DAMAGED as error:
             raise self.broken(path, number, f"it cannot be read: {error}") from error
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
         return content, path, digest == self.source.md5[number]

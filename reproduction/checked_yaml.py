@@ -94,7 +94,7 @@ StrictLoader.add_constructor("tag:yaml.org,2002:float", printed)
 
 
 def fail(path: Path, key: str, reason: str) -> NoReturn:
-    raise RecipeError(f"{path}: {key}: {reason}")
+    raise RecipeError(" ".join(f"{path}: {key}: {reason}".split()))  # in one line, whatever the file names things
 
 
 def is_text(value: Any) -> bool:

@@ -17,6 +17,19 @@ from .commands import DRAWS, INFER, OUT_DIR, RUNNERS, TRAIN, CommandError, ident
 from .recipe import ACCURACY
 
 DONE = "done.json"  # the last file of a run that trains nothing: how it was run
+# what stands in it, as far as it does
+ABOUT: dict[str, type | tuple[type, ...]] = {
+    **{"command": str, "program": str, "settings": dict, "of": list, "seed": int, "date": str},
+    "seconds": (int, float),
+}
+    "command": str,
+    "program": str,
+    "settings": dict,
+    "of": list,
+    "seed": int,
+    "date": str,
+    "seconds": (int, float),
+}
 ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
 OF_EACH_STEP = ", per step"  # behind a quantity: evaluated with the running statistics of each step
 
@@ -51,10 +64,17 @@ def read_evaluation(folder: Path) -> Evaluation:
 
 
 def read_done(folder: Path) -> dict[str, Any]:
-    """How a run was made; the date is that of the file where it does not say."""
+    """How a run was made; the date is that of the file where it does not say.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, or holds what :data:`ABOUT` does not.
+    """
     path = folder / DONE
+    about = json.loads(path.read_text())
+    if not isinstance(about, dict) or any(n in about and not isinstance(about[n], kind) for n, kind in ABOUT.items()):
+        raise ValueError(f"{path} does not say how a run was made")
     date = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
-    return {"date": date, **json.loads(path.read_text())}
+    return {"date": date, **about}
 
 
 def key_of(folder: Path) -> tuple[str, tuple[str, ...], int] | None:

@@ -84,6 +84,8 @@ def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
     try:
         config = json.loads((folder / "config.json").read_text())
         about = {name: config.pop(name) for name in (*ABOUT, "made_with", "date") if name in config}
+        if not isinstance(about.get("made_with", {}), dict):
+            raise ValueError("versions and device are to be a mapping")
     except (OSError, ValueError, AttributeError, TypeError):
         return TrainingRun(folder, rows, epochs, {}, {}, left_out, "config.json is missing or torn")
     if metrics.exists():

@@ -57,3 +57,14 @@ def test_streaming_gives_the_answers_of_the_whole_sequence(tmp_path):
     assert len(recordings) == 2 * 5, said  # with shared statistics, and with those of each step
     assert all(same == "yes" for _, _, same in recordings), said
     assert sum(digit == answers.split()[-1] for digit, answers, _ in recordings) >= 2 * 3, said
+
+
+@pytest.mark.slow
+def test_neurobench_counts_what_spikingjelly_counts(tmp_path):
+    pytest.importorskip("neurobench", reason="an optional example: pip install neurobench")
+    said = run("neurobench_counts", cwd=tmp_path)
+    theirs = re.search(r"accuracy 99.44%, .* ([\d,]+) accumulations an image", said)[1]
+    met, by_rate = re.search(r"SpikingJelly's count: ([\d,]+); Table 6's rule: ([\d,]+)", said).groups()
+    theirs, met, by_rate = (int(count.replace(",", "")) for count in (theirs, met, by_rate))
+    assert theirs == pytest.approx(met, rel=1e-3)
+    assert theirs < by_rate

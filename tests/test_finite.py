@@ -29,15 +29,18 @@ STEPPING = ("LIF", "PLIF", "CLIF", "KLIF", "GLIF", "ILIF")
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("backend", ["reference", "c", "triton"])
 @pytest.mark.parametrize("name", STEPPING)
-@torch.no_grad()
-def test_a_potential_that_is_not_finite_ends_in_a_spike_that_is_nan(name, backend, value):
+@pytest.mark.parametrize("train", [False, True])
+def test_a_potential_that_is_not_finite_ends_in_a_spike_that_is_nan(name, train, backend, value):
     """At its place alone, whatever computes it: a NaN does not fire, and nothing above would know of it."""
-    x_seq = torch.rand(5, 3, 40, generator=torch.Generator().manual_seed(0)) * 1.5  # [T, N, C]
-    neuron = build_neuron(name, backend=backend, T=5, keep_state=False)
-    plain = neuron(x_seq)
+    if train and backend == "triton":  # the last states would be computed for this alone, a ninth of the kernel
+        pytest.skip("in training, Triton's kernels do not compute the states after the last step")
+    T = 5
+    x_seq = torch.rand(T, 3, 40, generator=torch.Generator().manual_seed(0)) * 1.5  # [T, N, C]
+    neuron = build_neuron(name, backend=backend, T=T, keep_state=False)
+    plain = neuron(x_seq).detach()
     x_seq[2, 1, 7] = value
-    spikes = neuron(x_seq)
-    assert spikes.isnan().nonzero().tolist() == [[4, 1, 7]]
+    spikes = neuron(x_seq.requires_grad_(train)).detach()
+    assert spikes.isnan().nonzero().tolist() == [[T - 1, 1, 7]]
     spikes[2:, 1, 7] = plain[2:, 1, 7]
     assert torch.equal(spikes, plain)
 

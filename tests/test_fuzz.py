@@ -7,28 +7,23 @@ import copy
 import io
 import json
 import random
-import shutil
-import sys
 import zipfile
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-import reproduce
-import train_BPTT
 from data import DataError
 from data.events import integrate, read_aedat2, read_aedat3, read_npz
 from data.made_up_events import aedat2
 from reproduction.checked_yaml import RecipeError
+from reproduction.evaluation import DONE, key_of, read_evaluation
 from reproduction.recipe import RECIPES, load_recipes
 from reproduction.training_run import read_training_run
 from settings.inference import inference_parser, settle
 from settings.record import read_config, words_of
-from tests.helpers import ROOT, run_training
 from tests.test_hostile_events import npz, packet
 from utils.checkpoint import CheckpointError, read_checkpoint, weights_of
 from utils.cli import UsageError
@@ -168,6 +163,21 @@ def test_run_folders(tmp_path, count, capsys):
         assert capsys.readouterr().err.count("\n") <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("seconds", "long"), ("seed", "x"), ("settings", 3), ("of", {}), ("date", 1)]
+)
+def test_a_run_whose_making_is_told_wrongly_is_none(tmp_path, name, value):
+    (tmp_path / DONE).write_text(json.dumps({"seconds": 3.0, "command": "python inference.py", name: value}))
+    with pytest.raises(ValueError, match="does not say how a run was made"):
+        read_evaluation(tmp_path)
+    assert key_of(tmp_path) is None
+
+
+def test_a_training_run_made_with_nothing_known(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "made_with": 3}))
+    assert read_training_run(tmp_path, 2).other == "config.json is missing or torn"
+
+
 @pytest.mark.parametrize("line", ["5", '{"a": 1}', '{"epoch": "x"}', '{"epoch": true}', "[]", "{", "1e999"])
 def test_a_line_that_is_no_epoch_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
@@ -182,79 +192,3 @@ def test_recipes(tmp_path, count):
     for _ in range(count):
         (tmp_path / "digits_table6.yaml").write_text(yaml.safe_dump(mutated(whole, rng)))
         refusal_of(load_recipes, tmp_path)
-
-
-TRAIN = "-dataset digits -model mlp3 -T 2 -b 16 -train_fraction 0.05 -epochs 1 -T_max 1 -neuron LIF"
-RUNS = f"""\
-title: A small table
-about: Of something.
-seeds: [1]
-value: last
-figure: {{kind: lines, x: T, line: neuron}}
-runs:
-  - id: lif
-    label: LIF, T = 2
-    command: python train_BPTT.py {TRAIN}
-    paper: 20.5
-  - id: lif-gap
-    label: LIF, measured
-    command: "python inference.py -resume {{of}}/checkpoint_latest.pth"
-    of: small/lif
-    paper: {{accuracy: null}}
-"""
-
-
-@pytest.fixture(scope="module")
-def made_runs(tmp_path_factory):
-    """A folder with a recipe, its training run and its evaluation."""
-    home = tmp_path_factory.mktemp("runs")
-    (home / "recipes").mkdir()
-    (home / "recipes" / "small.yaml").write_text(RUNS)
-    done = run_training("run", "small", "--recipes", "recipes", cwd=home, script=ROOT / "reproduce.py")
-    assert done.returncode == 0, done.stderr
-    return home
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("count", [40, pytest.param(800, marks=pytest.mark.long)])
-@pytest.mark.parametrize("command", ["list", "report small", "compare", "-resume"])
-def test_commands_over_damaged_runs(made_runs, tmp_path, monkeypatch, capsys, command, count):
-    """Each ends well, or with exit code 2 and one line; a resume of a damaged run writes nothing into it."""
-    rng = random.Random(6)
-    shutil.copytree(made_runs, tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
-    (run,) = (path.parent for path in Path("logs/reproduce").glob("*/metrics.jsonl"))
-    files = [run / "metrics.jsonl", *Path("logs/reproduce").glob("*/*.json")]
-    files += [run / "checkpoint_latest.pth"] if command == "-resume" else []
-    resume = [*TRAIN.split(), "-seed", "1", "-out_dir", "logs/reproduce", "-name", run.name, "-resume", "auto"]
-    calls = {
-        "compare": lambda: reproduce.main(["compare", str(run), "--out", "compared"]),
-        "-resume": lambda: train_BPTT.main(resume),
-    }
-    whole, ended = contents(Path("logs")), []
-    for _ in range(count):
-        file = rng.choice(files)
-        plain = file.suffix == ".json" and rng.random() < 0.7
-        spoilt = json.dumps(mutated(json.loads(whole[file]), rng)).encode() if plain else damaged(whole[file], rng)
-        file.write_bytes(spoilt)
-        try:
-            code = calls.get(command, lambda: reproduce.main([*command.split(), "--recipes", "recipes"]))() or 0
-        except SystemExit as end:
-            code = end.code
-        except EXPECTED as error:  # what reproduce.py ends with
-            code = 2
-            print(error, file=sys.stderr)
-        said = capsys.readouterr().err
-        assert code in (0, 1, 2), said
-        assert "Traceback" not in said
-        if code == 2:
-            assert len(said.strip().splitlines()) == 1, said
-            assert contents(Path("logs")) == {**whole, file: spoilt}
-        ended.append(code)
-        for path, content in contents(Path("logs")).items():
-            if content != whole.get(path):
-                path.write_bytes(whole[path]) if path in whole else path.unlink()
-    assert 0 in ended

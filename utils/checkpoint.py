@@ -5,7 +5,10 @@ from __future__ import annotations
 import pickle
 import struct
 import warnings
+import zlib
+from lzma import LZMAError
 from pathlib import Path
+from tarfile import TarError
 from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
@@ -16,21 +19,13 @@ from .aside import replacing
 from .formats import FORMAT, CheckpointError, recognised, why_another_network
 from .zoo import name_in_zoo, read_from_zoo
 
-# what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
-DAMAGED = (
-    RuntimeError,
-    EOFError,
-    BadZipFile,
-    struct.error,
-    AssertionError,
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    OSError,
+# what Python's readers of packed files raise on damaged ones
+UNPACKING = (
+    *(OSError, EOFError, RuntimeError, ValueError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, LZMAError, BadZipFile, TarError),
 )
+# what torch.load raises on files that are damaged or of another kind, besides UnpicklingError
+DAMAGED = (*UNPACKING, AssertionError, KeyError, IndexError, TypeError, AttributeError)
 
 SMALL, MOST_SHRUNK = 1 << 26, 20  # bytes that any file may unpack to; torch itself shrinks nothing
 # what weights may be stored in

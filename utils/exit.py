@@ -12,7 +12,7 @@ from contextlib import contextmanager
 def one_line_errors(
     command: str, *errors: type[Exception], speaks: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
-    """Turn ``errors``, whose messages are one line each, into that line and exit code 2; warnings are a line as well.
+    """Turn ``errors`` into a line each and exit code 2; warnings are a line as well.
 
     Args:
         command: what the user typed, for the start of the line.
@@ -25,7 +25,8 @@ def one_line_errors(
         yield
     except errors as error:
         if speaks():
-            print(f"{command}: error: {error}", file=sys.stderr, flush=True)
+            said = str(error).replace("\n", "\\n")  # of a file's name
+            print(f"{command}: error: {said}", file=sys.stderr, flush=True)
         sys.exit(2)
     finally:
         warnings.formatwarning = before

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
-from .checkpoint import CheckpointError, read_checkpoint, weights_of
+from .checkpoint import UNPACKING, CheckpointError, read_checkpoint, weights_of
 from .engine import TrainState
 from .meter import Meter
 from .resumable import (
@@ -102,6 +102,6 @@ def is_whole(path: Path) -> bool:
             if archive.testzip() is not None:
                 return False
         read_checkpoint(path)
-    except (CheckpointError, BadZipFile, OSError, ValueError, NotImplementedError):
+    except (CheckpointError, *UNPACKING):
         return False
     return True
