@@ -22,14 +22,6 @@ ABOUT: dict[str, type | tuple[type, ...]] = {
     **{"command": str, "program": str, "settings": dict, "of": list, "seed": int, "date": str},
     "seconds": (int, float),
 }
-    "command": str,
-    "program": str,
-    "settings": dict,
-    "of": list,
-    "seed": int,
-    "date": str,
-    "seconds": (int, float),
-}
 ENERGY_PARTS = ("potential_mJ", "params_mJ", "inout_mJ", "op_mJ", "addr_uJ", "total_mJ")
 OF_EACH_STEP = ", per step"  # behind a quantity: evaluated with the running statistics of each step
 
