@@ -30,11 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def sampled(*lists, every):
-    """Every combination; all but one in ``every``, spread evenly, are slow."""
+    """Every combination; all but one in ``every``, spread evenly, are slow, and no line is counted as covered by them:
+    of the interpreter's own, which are most, coverage would look at each."""
     cases = []
     for indices in itertools.product(*(range(len(each)) for each in lists)):
         values = [each[i] for i, each in zip(indices, lists, strict=True)]
-        marks = [pytest.mark.slow] if sum(indices) % every else []
+        marks = [pytest.mark.slow, pytest.mark.no_cover] if sum(indices) % every else []
         cases.append(pytest.param(*values, id=" ".join(map(str, values)), marks=marks))
     return cases
 
