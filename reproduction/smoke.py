@@ -34,6 +34,7 @@ from .recipe import Recipe, Run
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
 LESS = {"figures.evaluation_gap": ("-samples", "40")}  # options that cut down what trains nothing
+LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -163,6 +164,8 @@ def options_of(case: Case, folder: Path) -> list[str]:
     if command.program in (TRAIN, INFER):
         options += ["-no_download", "-j", "0"]
     options += LESS.get(command.program, ())
+    if command.given.get("calibrate"):
+        options += LESS_CALIBRATION
     if command.trains:
         return [*options, "-out_dir", str(folder), "-name", case.name]
     return [*options, "-out_dir", str(folder / case.name)]
