@@ -248,6 +248,7 @@ def test_a_wait_that_never_returns_ends_with_stacks_and_a_line():
     assert any('File "<string>", line 12 in <module>' in line for line in stacks), result.stderr
 
 
+@pytest.mark.slow
 def test_one_rank_says_what_all_would(home):
     command = [sys.executable, SCRIPT, *RUN, "-b", "1"]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:

@@ -196,7 +196,8 @@ def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path, all
         assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-2)
 
 
-def test_account_and_throughput(run, infer):
+def test_account_and_throughput(run, infer, monkeypatch):
+    monkeypatch.setattr("accounts.throughput.MOST_RUNS", 10)  # not for five seconds
     code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-profile", "-throughput")
     assert code == 0, err
     account = result(run, "account.json")
