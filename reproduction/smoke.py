@@ -35,6 +35,7 @@ from .recipe import Recipe, Run
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
 LESS = {"figures.evaluation_gap": ("-samples", "40")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
+TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -166,6 +167,8 @@ def options_of(case: Case, folder: Path) -> list[str]:
     options += LESS.get(command.program, ())
     if command.given.get("calibrate"):
         options += LESS_CALIBRATION
+    if (command.given.get("sweep") or command.given.get("calibrate")) and "v_resets" not in command.given:
+        options += TWO_RESETS
     if command.trains:
         return [*options, "-out_dir", str(folder), "-name", case.name]
     return [*options, "-out_dir", str(folder / case.name)]
