@@ -42,6 +42,7 @@ NEURONS: dict[str, dict[str, Any]] = {
 OTHER_LENGTHS = (1, 2, 4, 8, 10, 20)  # of CLIF
 STANDARD = {"T": 6, "dtype": "float16", "surrogate": "rectangle"}
 CEILINGS = {"forward": 20, "backward": 45, "norm forward": 27, "norm backward": 60}  # CLIF, sm_90, STANDARD
+OWN = ("forward", "backward", "norm forward", "norm backward")  # a neuron's; the other kernels are the same for all
 MOST_LAUNCHES = 8  # of a norm layer each way, running statistics included
 # operations of torch that start nothing, views aside; the kernels that "track" launches are counted apart
 NO_LAUNCH = ("empty", "new_empty", "detach", "lift_fresh", "track")
@@ -97,6 +98,18 @@ def compiled(
     capability: int, neuron: str, T: int, dtype: str, surrogate: str
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """A row for each kernel of a neuron, and the launches of a norm layer each way."""
+    about = {"sm": capability, "neuron": neuron, "T": T, "dtype": dtype, "surrogate": surrogate}
+    kernels, counts = kernels_of(capability, neuron, T, dtype, surrogate)
+    standard = neuron == "CLIF" and all(about[key] == value for key, value in STANDARD.items())
+    return [
+        {**about, "kernel": name, **described(launch, name, T)} for name, launch in kernels if standard or name in OWN
+    ], counts
+
+
+def kernels_of(
+    capability: int, neuron: str, T: int, dtype: str, surrogate: str
+) -> tuple[list[tuple[str, Launch]], dict[str, int]]:
+    """Name and code of each kernel that a neuron starts, alone and behind a norm; the launches of a norm layer."""
     made = build_neuron(neuron.split()[0], T=T, surrogate=surrogate, **NEURONS[neuron])
     dynamics = made.dynamics()
     table = parameter_table(dynamics, made.learned_values())
@@ -123,10 +136,9 @@ def compiled(
         "of these, running statistics": tracking,
         "backward": len(launches) - second + backward.count,
     }
-    about = {"sm": capability, "neuron": neuron, "T": T, "dtype": dtype, "surrogate": surrogate}
-    rows = [{**about, **described(launch, "", T)} for launch in plain]
-    rows += [{**about, **described(launch, "norm ", T)} for launch in launches[len(plain) :]]
-    return [row for row in rows if row["kernel"].split()[-1] in ("forward", "backward") or is_standard(row)], counts
+    names = [launch.kernel.removesuffix("_kernel") for launch in launches]
+    names[len(plain) :] = [f"norm {name}" for name in names[len(plain) :]]
+    return list(zip(names, launches, strict=True)), counts
 
 
 def launches_of_tracking(statistics: Tensor, launches: list[Launch]) -> int:
@@ -139,18 +151,11 @@ def launches_of_tracking(statistics: Tensor, launches: list[Launch]) -> int:
     return len(launches) - before + others.count
 
 
-def is_standard(row: dict[str, Any]) -> bool:
-    """Whether a row stands for kernels that are the same for all neurons."""
-    return row["neuron"] == "CLIF" and all(row[key] == value for key, value in STANDARD.items())
-
-
-def described(launch: Launch, prefix: str, T: int) -> dict[str, Any]:
-    """A kernel as a row of numbers."""
-    kernel = launch.kernel.removesuffix("_kernel")
-    steps = T if kernel in ("forward", "backward") else 1
+def described(launch: Launch, name: str, T: int) -> dict[str, Any]:
+    """A kernel in numbers."""
+    steps = T if name in OWN else 1
     per = round(launch.per_element_and_step(steps), 1) if "ROWS" in launch.constants else None
     return {
-        "kernel": prefix + kernel,
         **launch.usage,
         "occupancy": launch.occupancy,
         "per_element_and_step": per if T <= 8 else None,  # a loop over chunks is counted once, whatever T is

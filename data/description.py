@@ -21,23 +21,29 @@ class Description:
         title: its name in figures; "" for the one on the command line.
         write: (data_dir, T) → writes a few made-up samples in the official layout; None if it needs no files.
         two_batches: options that cut training down to two batches of these samples.
+        test_few: () → cuts the test set down, for the rest of this process; None if what is written is small.
     """
 
     title: str = ""
     write: Callable[[Path, int], object] | None = None
     two_batches: tuple[str, ...] = FEW
+    test_few: Callable[[], object] | None = None
 
 
 DESCRIPTIONS: dict[Build, Description] = {}
 
 
 def described(
-    title: str, *, write: Callable[[Path, int], object] | None = None, two_batches: tuple[str, ...] = FEW
+    title: str,
+    *,
+    write: Callable[[Path, int], object] | None = None,
+    two_batches: tuple[str, ...] = FEW,
+    test_few: Callable[[], object] | None = None,
 ) -> Callable[[Build], Build]:
     """Decorator of a data set's function: its :class:`Description`."""
 
     def register(build: Build) -> Build:
-        DESCRIPTIONS[build] = Description(title, write, two_batches)
+        DESCRIPTIONS[build] = Description(title, write, two_batches, test_few)
         return build
 
     return register

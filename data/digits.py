@@ -10,6 +10,7 @@ from torchvision.transforms import v2
 
 from .augment import normalise
 from .batch_augment import BatchTransform
+from .description import described
 from .task import DataOptions, Split, Task, stratified_split
 
 SIZE = 32
@@ -19,6 +20,15 @@ TEST_FRACTION = 0.2
 SPLIT_SEED = 0  # the split is part of the data set: the run's seed does not move it
 # of the training part, after up-sampling to 32×32, on the 0–1 scale
 MEAN, STD = 0.3054, 0.3237
+FEW_TESTED = 40  # scans of a test set that is cut down: of several classes
+
+_tested: int | None = None  # how many there are; None: all
+
+
+def test_few() -> None:
+    """Cut the test set down, for the rest of this process."""
+    global _tested
+    _tested = FEW_TESTED
 
 
 def load_digit_images() -> tuple[Tensor, Tensor]:
@@ -30,7 +40,7 @@ def load_digit_images() -> tuple[Tensor, Tensor]:
 def digit_split(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Positions of the training and of the test scans: a fixed fifth of each class is the test set."""
     test, train = stratified_split(labels, TEST_FRACTION, SPLIT_SEED)
-    return train, test
+    return train, test[:_tested]
 
 
 def upsample(scans: Tensor) -> Tensor:
@@ -40,6 +50,7 @@ def upsample(scans: Tensor) -> Tensor:
     return large.round().to(torch.uint8).repeat(1, 3, 1, 1)  # [M, 1, 32, 32] → [M, 3, 32, 32]
 
 
+@described("", test_few=test_few)
 def digits(options: DataOptions) -> Task:
     """The digits as 32×32 RGB images; training images are shifted a little, and not mirrored."""
     scans, labels = load_digit_images()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .description import described
-from .digits import digit_split, load_digit_images
+from .digits import digit_split, load_digit_images, test_few
 from .event_augment import roll_rotate_or_shear
 from .events import Events, integrate
 from .task import DataOptions, Split, Task
@@ -26,7 +26,7 @@ STEPS = 10  # intensity is sampled that often per saccade; events in between are
 CORNERS = ((-3.0, -1.5), (0.0, 3.0), (3.0, -1.5), (-3.0, -1.5))  # (x, y) of the digit's centre, sensor pixels
 
 
-@described("digits as events")
+@described("digits as events", test_few=test_few)
 def digits_dvs(options: DataOptions) -> Task:
     """``digits_dvs``: T frames of equal event number at 32×32; the scans are split as in ``digits``."""
     scans, labels = load_digit_images()

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from .augment import normalise
 from .batch_augment import BatchTransform
 from .description import described
-from .digits import MAX_SHIFT, SIZE, STD, digit_split, load_digit_images, upsample
+from .digits import MAX_SHIFT, SIZE, STD, digit_split, load_digit_images, test_few, upsample
 from .task import DataError, DataOptions, Split, Task
 
 BLOCKS = 8  # a frame has 8×8 of them
@@ -29,7 +29,7 @@ STEPS = (1, 2, 4, 8, 16, 32, 64)  # T that divides the 64 blocks
 BLACK = 0.0  # of the 0–1 scale: centring is per pixel here, not per channel
 
 
-@described("digits piece by piece")
+@described("digits piece by piece", test_few=test_few)
 def digits_seq(options: DataOptions) -> Task:
     """``digits_seq``: T frames of 32×32, one channel; the scans are split, and shifted in training, as in ``digits``.
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from neurons import CLIF
 
-T, BATCH, STEPS = 4, 128, 60
+T, STEPS = 4, 60
 
 
 def digit_images() -> tuple[torch.Tensor, ...]:
@@ -37,12 +37,12 @@ def network(make_neuron) -> nn.Module:
     return net
 
 
-def train(net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> list[float]:
+def train(net: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int, batch_size: int = 128) -> list[float]:
     """The loss of each step."""
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     losses = []
     for _ in range(steps):
-        batch = torch.randint(len(x), (BATCH,))
+        batch = torch.randint(len(x), (batch_size,))
         x_seq = x[batch].expand(T, -1, -1, -1, -1)  # [N, C, H, W] → [T, N, C, H, W]: the same image at each step
         loss = F.cross_entropy(net(x_seq).mean(0), y[batch])  # [T, N, K] → [N, K]
         optimizer.zero_grad()
@@ -67,6 +67,6 @@ if __name__ == "__main__":
     # SpikingJelly's networks take the class itself, and hand their other options on to it
     resnet = spiking_resnet.spiking_resnet18(spiking_neuron=CLIF, tau=2.0, num_classes=10)
     functional.set_step_mode(resnet, "m")
-    losses = train(resnet, F.interpolate(x, 32).repeat(1, 3, 1, 1), y, steps=1)  # [M, 1, 8, 8] → [M, 3, 32, 32]
+    losses = train(resnet, F.interpolate(x, 32).repeat(1, 3, 1, 1), y, steps=1, batch_size=16)  # … → [M, 3, 32, 32]
     print(f"SpikingJelly's ResNet-18 with {sum(isinstance(m, CLIF) for m in resnet.modules())} CLIF layers: "
           f"loss {losses[0]:.2f}")  # fmt: skip

@@ -18,13 +18,13 @@ from models import STATISTICS, SpikingNetwork, build_model, use_statistics
 from utils.engine import TrainState, train_one_epoch
 from utils.loss import bptt_loss
 
-T, EPOCHS, SEED = 8, 2, 2022
+T, EPOCHS, SEED = 8, 1, 2022
 CPU = torch.device("cpu")
 
 
 def train(split: Split, net: SpikingNetwork) -> None:
     """A short training on whole sequences."""
-    batches = build_loader(split, batch_size=64, T=T, device=CPU, seed=SEED, shuffle=True)
+    batches = build_loader(split, batch_size=32, T=T, device=CPU, seed=SEED, shuffle=True)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     state = TrainState(net, optimizer, bptt_loss, CPU, amp_dtype=torch.bfloat16, seed=SEED)
     for epoch in range(EPOCHS):

@@ -34,6 +34,8 @@ from .recipe import Recipe, Run
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
 LESS = {"figures.evaluation_gap": ("-samples", "40")}  # options that cut down what trains nothing
+LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
+TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
 
 
@@ -93,7 +95,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
         print(f"FAILED: {', '.join(case.of) or 'what others read'}\n  {case.command.text}\n  {case.error}")
     print(
         f"{commands} commands in {len(cases)} cases, {len(failed)} failed; {time.monotonic() - started:.0f} s. "
-        "Cut down: made-up data (of digits, 2% of the training set), two small batches, one epoch."
+        "Cut down: made-up data (of digits, 2% of the training set and 40 test scans), two small batches, one epoch."
     )
     return 1 if failed else 0
 
@@ -111,7 +113,7 @@ def run_cases(cases: Sequence[Case], folder: Path, processes: int) -> None:
                 report(case, "its training run failed")
                 continue
             log = folder / f"{case.name}.log"
-            process = FORK.Process(target=start, args=(case.command.program, options_of(case, folder), log))
+            process = FORK.Process(target=start, args=(case, options_of(case, folder), log))
             process.start()
             running[process] = case, time.monotonic()
         ended = set(wait([process.sentinel for process in running])) if running else set()
@@ -126,10 +128,15 @@ def run_cases(cases: Sequence[Case], folder: Path, processes: int) -> None:
                 shutil.rmtree(folder / case.name, ignore_errors=True)
 
 
+def settings_of(case: Case) -> Mapping[str, Any]:
+    """Those of its training run."""
+    return (*case.needs, case)[0].command.settings
+
+
 def report(case: Case, error: str) -> None:
     """Note how a case ended, and say so."""
     case.error = error
-    settings = (*case.needs, case)[0].command.settings
+    settings = settings_of(case)
     where = [str(settings[key]) for key in ("dataset", "model", "neuron") if key in settings]
     where += [f"T={settings['T']}"] if "T" in settings else []
     switches = [
@@ -144,7 +151,7 @@ def report(case: Case, error: str) -> None:
 
 def options_of(case: Case, folder: Path) -> list[str]:
     """The options of the command, cut down."""
-    command, settings = case.command, (*case.needs, case)[0].command.settings
+    command, settings = case.command, settings_of(case)
     options = list(command.options)
     if command.trains:
         options += describe(settings["dataset"]).two_batches
@@ -158,18 +165,25 @@ def options_of(case: Case, folder: Path) -> list[str]:
     if command.program in (TRAIN, INFER):
         options += ["-no_download", "-j", "0"]
     options += LESS.get(command.program, ())
+    if command.given.get("calibrate"):
+        options += LESS_CALIBRATION
+    if (command.given.get("sweep") or command.given.get("calibrate")) and "v_resets" not in command.given:
+        options += TWO_RESETS
     if command.trains:
         return [*options, "-out_dir", str(folder), "-name", case.name]
     return [*options, "-out_dir", str(folder / case.name)]
 
 
-def start(program: str, options: list[str], log: Path) -> None:
+def start(case: Case, options: list[str], log: Path) -> None:
     """In a process of its own: call a program with its options."""
     sys.stdout = sys.stderr = log.open("w", buffering=1)
     for fd in (1, 2):  # what is not Python's
         os.dup2(sys.stdout.fileno(), fd)
     torch.set_num_threads(1)
-    importlib.import_module(program.removesuffix(".py")).main(options)
+    settings = settings_of(case)
+    if "dataset" in settings and (test_few := describe(settings["dataset"]).test_few) is not None:
+        test_few()
+    importlib.import_module(case.command.program.removesuffix(".py")).main(options)
 
 
 def load_libraries(commands: Sequence[Command]) -> None:

@@ -25,6 +25,7 @@ KEPT = tuple(name for name, known in TRAINED.items() if known.inference in (NEED
 DRAWN = ("seed", "val_split", "train_fraction")  # what of the training set was trained on: a LIF checkpoint says it
 # options of this script alone that make it another evaluation
 OWN = ("recalibrate_bn", "calibrate", "calibrate_hard", "calibrate_samples", "calibrate_passes", "v_resets")
+HOW_TO_CALIBRATE = ("calibrate_hard", "calibrate_samples", "calibrate_passes")  # nothing without -calibrate
 GROUPS = {
     "what to run": ("neuron", "v_reset", "model", "T", "tau", "bn", "bn_eval"),
     "data": ("dataset", "data_dir", "event_split", "no_download", "b", "j", "seed"),
@@ -156,7 +157,7 @@ def settle(
         elif given != value and name in (*KEPT, *DRAWN):
             settings.asked[name] = given
     for name in OWN:
-        if getattr(settings, name) != parser.get_default(name):
+        if getattr(settings, name) != parser.get_default(name) and (settings.calibrate or name not in HOW_TO_CALIBRATE):
             settings.asked[name] = getattr(settings, name)
     if settings.neuron == "relu":
         settings.T, settings.bn_eval = 1, "shared"  # an ANN has no time

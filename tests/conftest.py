@@ -1,11 +1,17 @@
 """Set before anything imports torch or Triton: threads, and without a GPU Triton's interpreter."""
 
 import os
+from importlib.util import find_spec
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # pytest -n: OpenMP's threads of several processes wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from tests.interpreter import replace_the_language_once_per_launch
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels run on the CPU
+
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    replace_the_language_once_per_launch()

@@ -48,7 +48,13 @@ COMMANDS = {
 SMALL = "-epochs 1 -T 2 -b 8 -no_download"  # after the command: the last value of an option counts
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=[f"{shlex.split(line)[5]}-{line[-4:].strip()}" for line in COMMANDS])
+CASES = [
+    pytest.param(line, id=f"{shlex.split(line)[5]}-{line[-4:].strip()}", marks=pytest.mark.slow if number else ())
+    for number, line in enumerate(COMMANDS)
+]
+
+
+@pytest.mark.parametrize("command", CASES)
 def test_command_of_the_paper(tmp_path, command):
     write_data, settings = COMMANDS[command]
     write_data(tmp_path / "data_dir")

@@ -93,6 +93,7 @@ def test_torchrun(home, alone, tmp_path):
     assert_close_run(run_folder(tmp_path), alone)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_in_other_ranks(home, alone, tmp_path):
     """Two ranks are told to stop in mid-epoch; one process resumes, if it is told to and not by -resume auto."""
     command = [sys.executable, SCRIPT, *RUN, "-out_dir", tmp_path, *OFTEN]
@@ -164,6 +165,7 @@ def test_command_that_resumes_on_the_machines_there_were():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_a_rank_that_dies_ends_the_run(home, dies, tmp_path):
     command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-epochs", "500", "-out_dir", tmp_path]
@@ -178,6 +180,7 @@ def test_a_rank_that_dies_ends_the_run(home, dies, tmp_path):
     assert "error: another rank has died or cannot be reached" in said
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run(home, tmp_path):
     command = [sys.executable, SCRIPT, *RUN, "-epochs", "500", "-out_dir", tmp_path]
     with started([command] * 2, cwd=home, environments=as_torchrun(2, RANK_TIMEOUT="3")) as ranks:
@@ -245,6 +248,7 @@ def test_a_wait_that_never_returns_ends_with_stacks_and_a_line():
     assert any('File "<string>", line 12 in <module>' in line for line in stacks), result.stderr
 
 
+@pytest.mark.slow
 def test_one_rank_says_what_all_would(home):
     command = [sys.executable, SCRIPT, *RUN, "-b", "1"]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:

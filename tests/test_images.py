@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import build_dataset
+from data import build_dataset, describe
 from data.digits import MEAN, STD, digit_split, load_digit_images, upsample
 from data.resident import ResidentLoader
 from tests.fixtures_images import load, loader, one_epoch, write_cifar10, write_cifar100, write_tiny_imagenet
@@ -129,6 +129,17 @@ def test_digits_split_is_fixed_stratified_and_disjoint():
     pixels = upsample(scans)[train].float() / 255
     assert abs(pixels.mean() - MEAN) < 1e-4
     assert abs(pixels.std() - STD) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_dvs", "digits_seq"])
+def test_a_smoke_run_tests_few_digits_and_trains_on_the_same(name, monkeypatch):
+    whole = build_dataset(name, T=4)
+    monkeypatch.setattr("data.digits._tested", None)
+    describe(name).test_few()
+    few = build_dataset(name, T=4)
+    assert torch.equal(few.test.indices, whole.test.indices[:40])
+    assert len(set(few.test.labels.tolist())) == 10
+    assert torch.equal(few.train.indices, whole.train.indices)
 
 
 @pytest.mark.parametrize("resident", [True, False])

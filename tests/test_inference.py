@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data import build_dataset
+from data.digits import FEW_TESTED
 from settings.inference import inference_parser, settle
 from settings.rebuild import training_slice
 from tests.helpers import assert_refused, run_training
@@ -41,7 +42,8 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def infer(monkeypatch, capsys):
-    """Run inference.py as a program: arguments → (exit code, stdout, stderr)."""
+    """Run inference.py as a program, on few of the test digits: arguments → (exit code, stdout, stderr)."""
+    monkeypatch.setattr("data.digits._tested", FEW_TESTED)
 
     def call(*args):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), "-device", "cpu", *map(str, args)])
@@ -56,6 +58,12 @@ def infer(monkeypatch, capsys):
     return call
 
 
+@pytest.fixture
+def all_tested(infer, monkeypatch):
+    """On all of them, as in training."""
+    monkeypatch.setattr("data.digits._tested", None)
+
+
 def result(run, name):
     """What the last call has written under this name; each way to run a checkpoint has a folder of its own."""
     return json.loads(max((run / "inference").rglob(name), key=lambda path: path.stat().st_mtime_ns).read_text())
@@ -65,7 +73,7 @@ def all_files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def test_a_run_is_evaluated_as_it_was_in_training(run, infer):
+def test_a_run_is_evaluated_as_it_was_in_training(run, infer, all_tested):
     code, out, err = infer("-resume", run / "checkpoint_latest.pth")
     assert code == 0, err
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -169,7 +177,7 @@ def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
     torch.testing.assert_close(on["classifier.weight"], state["net"]["classifier.weight"])
 
 
-def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path):
+def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path, all_tested):
     checkpoint = trained / "PLIF" / "checkpoint_latest.pth"
     weights = torch.load(checkpoint, weights_only=True)["net"]
     code, out, err = infer(
@@ -188,7 +196,8 @@ def test_plif_runs_as_lif_with_what_it_has_learned(trained, infer, tmp_path):
         assert test["loss"] == pytest.approx(row["test_loss"], rel=1e-2)
 
 
-def test_account_and_throughput(run, infer):
+def test_account_and_throughput(run, infer, monkeypatch):
+    monkeypatch.setattr("accounts.throughput.MOST_RUNS", 10)  # not for five seconds
     code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-profile", "-throughput")
     assert code == 0, err
     account = result(run, "account.json")
@@ -284,7 +293,7 @@ def test_another_t_is_run_and_said(run, infer):
     assert "note: trained with -T 2, run with -T 3" in out
 
 
-def test_both_kinds_of_statistics_are_reported_and_one_is_chosen(run, infer):
+def test_both_kinds_of_statistics_are_reported_and_one_is_chosen(run, infer, all_tested):
     checkpoint = run / "checkpoint_latest.pth"
     code, out, err = infer("-resume", checkpoint, "-sweep", "-v_resets", 0, -0.06)
     assert code == 0, err
@@ -344,7 +353,8 @@ def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
 
 def test_an_evaluation_takes_no_other_ones_place(run, infer):
     folder = run / "chosen"
-    for checkpoint, options in (("latest", ""), ("max", ""), ("max", "-T 3"), ("max", "-T 3")):
+    same = "-calibrate_samples 60 -calibrate_passes 1"  # without -calibrate
+    for checkpoint, options in (("latest", ""), ("max", ""), ("max", same), ("max", "-T 3"), ("max", "-T 3")):
         code, out, err = infer("-resume", run / f"checkpoint_{checkpoint}.pth", *options.split())
         assert code == 0, err
     assert {path.name for path in (run / "inference").iterdir()} == {
@@ -476,7 +486,7 @@ def refused(infer, checkpoint, options, *says):
         ("CLIF", "-dataset cifar100 -no_download -data_dir nowhere", "cifar-100"),
         ("CLIF", "-T 0", "must be ≥ 1"),
         ("CLIF", "-sweeep", "unknown option -sweeep; did you mean -sweep?"),
-        ("CLIF", "-throughput -b 360", "-b 360 is more than the 359 test samples"),
+        ("CLIF", "-throughput -b 41", "-b 41 is more than the 40 test samples"),
         ("CLIF", "-export n.nir", "layer features.0.act: NIR has no CLIF neuron"),
         ("CLIF", "-neuron LIF -export n.nir", "layer features.0.act: NIR has no soft reset"),
         ("CLIF", "-neuron LIF -v_reset 0 -export n.nir -bn_eval per_step", "-export: NIR has one set of weights"),

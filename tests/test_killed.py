@@ -24,7 +24,7 @@ BATCHES = 5  # of 20 images
 ALWAYS = "0.00001"  # minutes: a checkpoint after each batch
 RUN = f"-dataset cifar10 -model snn5_noAP -T 2 -b 4 -T_max 5 -lr 0.05 -no_download -epochs {EPOCHS}".split()
 KILLS = [
-    pytest.param(4, id="4 kills"),
+    pytest.param(4, id="4 kills", marks=pytest.mark.slow),
     pytest.param(30, id="30 kills", marks=[pytest.mark.slow, pytest.mark.long]),
 ]
 

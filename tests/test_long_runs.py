@@ -77,7 +77,10 @@ def watch_run(home: Path, *options: str | int) -> list[Held]:
 
 @pytest.mark.parametrize(
     "epochs",
-    [pytest.param(24, id="24 epochs"), pytest.param(200, id="200 epochs", marks=[pytest.mark.long, pytest.mark.slow])],
+    [
+        pytest.param(24, id="24 epochs", marks=pytest.mark.slow),
+        pytest.param(200, id="200 epochs", marks=[pytest.mark.long, pytest.mark.slow]),
+    ],
 )
 def test_memory_and_handles_stay_flat(home, epochs):
     """From the second third of the run to its last sixth; the allocator takes some MiB in steps, a leak adds up."""

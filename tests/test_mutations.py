@@ -34,6 +34,7 @@ def test_the_fault_is_caught(tree, mutation):
     assert is_caught, seen
 
 
+@pytest.mark.slow
 def test_a_fault_that_no_test_sees_is_reported(tree):
     harmless = mutations.Mutation(
         "none", "utils/loss.py", "T, _, K = logits.shape", "T, _,  K = logits.shape", "tests/test_engine.py"

@@ -135,6 +135,7 @@ def ctrl_c_is_heard():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     text = SMALL.replace("-neuron LIF -epochs 1", "-neuron LIF -epochs 12")
     (small / "recipes" / "small.yaml").write_text(text)
@@ -479,6 +480,7 @@ def test_bad_options(words, said, capsys):
     assert said in message
 
 
+@pytest.mark.slow
 def test_smoke(small, capfd):
     text = SMALL.replace("-T 6 -epochs 1", "-T 8 -epochs 40 -neuron PLIF")
     (small / "recipes" / "small.yaml").write_text(text)

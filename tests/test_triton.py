@@ -30,11 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def sampled(*lists, every):
-    """Every combination; all but one in ``every``, spread evenly, are slow."""
+    """Every combination; all but one in ``every``, spread evenly, are slow, and no line is counted as covered by them:
+    of the interpreter's own, which are most, coverage would look at each."""
     cases = []
     for indices in itertools.product(*(range(len(each)) for each in lists)):
         values = [each[i] for i, each in zip(indices, lists, strict=True)]
-        marks = [pytest.mark.slow] if sum(indices) % every else []
+        marks = [pytest.mark.slow, pytest.mark.no_cover] if sum(indices) % every else []
         cases.append(pytest.param(*values, id=" ".join(map(str, values)), marks=marks))
     return cases
 
@@ -51,7 +52,7 @@ def options_of(name, options, **more):
 @pytest.mark.parametrize(("case", "surrogate", "T"), sampled(NEURON_CASES, list(SURROGATES), LENGTHS, every=4))
 def test_kernels_match_steps_under_autograd(case, surrogate, T, device):
     name, options = case
-    shape = (T, 5, 3, 31)  # several programs, the last tile not full
+    shape = (T, 3, 3, 31)  # several programs, the last tile not full
     x, grad = current(shape), current(shape, seed=1)
     options = options_of(name, options, surrogate=surrogate)
     mode = "m" if name == "GLIF" else "s"
@@ -133,7 +134,9 @@ def normed(name, options, kind, backend, dtype, x, grad):
 def test_norm_and_fire_matches_norm_then_fire(case, kind, T, device):
     """Gradients may be off by as much as float32's own under autograd are (ILIF's, at T = 33, by half a percent)."""
     name, options = case
-    shape = (T, 2, 70, 2, 3) if T < 33 else (T, 1, 70, 1, 3)  # the interpreter takes a minute for more
+    shape = (T, 2, 70, 2, 3)
+    if T == 33:  # the interpreter's time is that of the programs: two along the rows, or along the columns too
+        shape = (T, 1, 70, 1, 3) if "channels" in options else (T, 11, 3, 1, 3)
     x, grad = 2 * current(shape).to(device) + 0.7, current(shape, seed=1).to(device)
     options = options_of(name, options, surrogate="sigmoid")  # without an edge
     expected_spikes, expected = normed(name, options, kind, "reference", torch.float64, x, grad)
