@@ -127,7 +127,7 @@ def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, 
           f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"
           f"run folder: {run and run.path}")  # fmt: skip
     if s.lr_scheduler == "CosALR" and s.epochs < s.T_max:
-        print(f"note: -epochs {s.epochs} end before -T_max {s.T_max}: the learning rate does not reach its lowest")
+        print(f"note: -epochs {s.epochs} ends before -T_max {s.T_max}: the learning rate does not reach its lowest")
 
 
 def exchange_if_due(state: TrainState, switch_neuron: str | None) -> None:

@@ -35,6 +35,7 @@ ARCHIVES = {
 }
 CLASSES = tuple(ARCHIVES)
 URL = "https://api.figshare.com/v2/file/download/{}"
+ARTICLE = "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671"  # lists all ten
 # event_split: (numbers of the test files, where the split comes from)
 SPLITS = {
     "last": (range(900, 1000), "the paper's split: of each class files 0–899 train, 900–999 test"),
@@ -92,7 +93,7 @@ def find_class_folders(data_dir: Path, *, download: bool) -> Path:
         if (home / name).is_dir():
             continue
         archive = home / "download" / f"{name}.zip"
-        hint = f"it is one of ten; the unpacked folder may stand at {home / name} instead"
+        hint = f"it is one of ten, all at {ARTICLE}; the unpacked folder may stand at {home / name} instead"
         fetch(URL.format(number), archive, md5, hint, download=download)
         with build_aside(home / name) as building:
             safe_extract(archive, building.parent)

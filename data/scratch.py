@@ -16,11 +16,12 @@ MARK = ".making-"
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """A new folder in ``parent``, which is made if missing, for the length of the block.
 
-    A locked file beside it says that its process lives.
+    A locked file beside it says that its process lives. Parents that were made for it go too, if nothing came there.
 
     Raises:
         OSError: if it cannot be made.
     """
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(parent)
     scratch = parent / f"{MARK}{uuid4().hex}"
@@ -34,6 +35,9 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             lock.unlink(missing_ok=True)
+            for folder in made:
+                with suppress(OSError):  # it holds something by now, or is gone
+                    folder.rmdir()
 
 
 def remove_abandoned(parent: Path) -> None:

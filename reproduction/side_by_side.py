@@ -85,25 +85,30 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
     """Write ``compare.md``, ``.json``, ``.png`` and ``.pdf`` into ``out_dir``; returns the Markdown.
 
     Args:
-        paths: run folders, or folders of run folders.
+        paths: run folders, or folders of run folders; of the latter, runs without a finished epoch are left out.
 
     Raises:
         UsageError: naming a folder that holds no run, or a run that cannot be read.
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in folders_in(path)))
     names = [folder.resolve().name for folder in folders]
-    runs = [
-        read_run(folder, name if names.count(name) == 1 else str(folder))
+    found = {
+        folder: read_run(folder, name if names.count(name) == 1 else str(folder))
         for folder, name in zip(folders, names, strict=True)
-    ]
+    }
+    runs = [run for run in found.values() if run is not None]
+    begun = [folder for folder, run in found.items() if run is None]
+    if begun and (not runs or {*begun} & {*paths}):
+        raise UsageError(f"{begun[0]} has no finished epoch to compare")
     differing = [name for name in COMPARED if len({str(run.settings[name]) for run in runs}) > 1]
     groups = grouped(runs, differing)
     pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group})
                       for label, group in groups.items()])  # fmt: skip
     text = "\n".join([
-        f"## {len(runs)} runs side by side\n",
+        f"## {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side\n",
         table(runs, differing),
         *([pairs_table(pairs)] if pairs else []),
+        *([f"Left out, as no epoch is finished: {', '.join(map(str, begun))}.\n"] if begun else []),
         NOTE,
         f"![Accuracy and loss by epoch]({NAME}.png)\n",
     ])  # fmt: skip
@@ -131,16 +136,16 @@ def folders_in(path: Path) -> list[Path]:
     return found
 
 
-def read_run(folder: Path, name: str) -> Shown:
-    """A run's folder.
+def read_run(folder: Path, name: str) -> Shown | None:
+    """A run's folder; None if no epoch is finished.
 
     Raises:
-        UsageError: if its config.json is damaged, or no epoch is finished.
+        UsageError: if its config.json is damaged.
     """
     settings = {**plain(DEFAULTS), **read_config(folder / CONFIG)}
     run = read_training_run(folder, settings["epochs"])
     if run is None or not run.rows:
-        raise UsageError(f"{folder} has no finished epoch to compare")
+        return None
     return Shown(name, run, {each: settings[each] for each in COMPARED}, firing_rate_in(folder))
 
 

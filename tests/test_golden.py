@@ -47,7 +47,7 @@ def input_and_labels(config):
     return x_seq, torch.arange(B) * 3 % config["num_classes"]
 
 
-@pytest.mark.parametrize(("case", "step_mode"), cases())
+@pytest.mark.parametrize(("case", "step_mode"), list(cases()))
 def test_network_matches_golden(case, step_mode):
     golden = CASES[case]
     config = golden["config"]

@@ -173,6 +173,7 @@ def test_what_is_installed_says_what_it_is(installed):
             "did you mean CLIF?",
         ),
         ("clif-reproduce", "show table1", 0, "cifar10-clif-T6"),
+        ("clif-infer", "-resume zoo:digits_CLIF", 2, "zoo:NAME is for the project's own folder"),
     ],
 )
 def test_commands_run_from_what_is_installed(installed, tmp_path, command, words, code, says):
@@ -183,6 +184,18 @@ def test_commands_run_from_what_is_installed(installed, tmp_path, command, words
     )  # fmt: skip
     assert result.returncode == code, result.stderr
     assert says in result.stdout + result.stderr
+
+
+def test_a_command_without_the_extras_says_what_to_install(installed, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['safetensors'] = None")
+    result = subprocess.run(
+        [installed / "bin/clif-train", "-h"],
+        cwd=tmp_path, env={**ENVIRONMENT, "PYTHONPATH": f"{tmp_path}:{installed}"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 2
+    says = "the package safetensors is missing; in the project's folder: pip install '.[train,nir]'"
+    assert result.stderr == f"train_BPTT.py: error: {says}\n"
 
 
 # -- in SpikingJelly's own networks

@@ -4,7 +4,9 @@ What their blocks say is run by tests/test_snippets.py.
 """
 
 import re
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -32,6 +34,15 @@ def test_every_option_is_in_the_table():
 def test_every_name_is_there(registry):
     for name in registry:
         assert f"`{name}`" in GUIDES["options.md"] + GUIDES["data_sets.md"]
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or which("git") is None, reason="not a git checkout")
+def test_what_its_commands_leave_is_ignored():
+    left = re.findall(r"(?:-save_lif|-export) (\S+)", README)
+    assert left
+    left += ["logs/digits_CLIF", "data_dir/cifar-10-batches-py", "inference/digits_LIF", ".venv/bin"]
+    done = subprocess.run(["git", "check-ignore", *left], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == left, done.stderr
 
 
 @pytest.mark.parametrize("name", ["main", "tests"])

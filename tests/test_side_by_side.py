@@ -92,6 +92,18 @@ def test_what_is_no_run_is_named(tmp_path, monkeypatch, path, says):
     assert not Path("logs").exists()
 
 
+def test_a_run_that_has_just_begun_does_not_stand_in_the_way_of_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_run(Path("logs/done"), [50.0])
+    write_run(Path("logs/begun"), [])
+    compare("logs")
+    said = capsys.readouterr().out
+    assert "## 1 run side by side" in said
+    assert "Left out, as no epoch is finished: logs/begun." in said
+    with pytest.raises(UsageError, match="logs/begun has no finished epoch"):
+        compare("logs", "logs/begun")
+
+
 def member(label, accuracies, epoch=9, **settings):
     settings = {"model": "snn5", "T": 4, "seed": 0, **settings}
     return Member(label, settings, {seed: {"epoch": epoch, "test_acc": acc} for seed, acc in accuracies.items()})

@@ -95,6 +95,17 @@ def test_what_is_installed_is_what_is_pinned(package):
     assert installed == {**RUN, **DEV}[package], f"pip install -r requirements-dev.txt; {package} is {installed}"
 
 
+def test_extras_bring_what_the_commands_import():
+    """pip install '.[train,nir]' is enough for what it installs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {ROOT / folder for folder in project["tool"]["setuptools"]["package-dir"].values()}
+    extras = project["project"]["optional-dependencies"]
+    asked = (*project["project"]["dependencies"], *extras["train"], *extras["nir"])
+    needed = distributions(imported([path for path in sources(tests=False) if path.parent in folders]))
+    assert len(needed) > 10
+    assert needed <= {normal(Requirement(text).name) for text in asked}
+
+
 def test_the_project_has_one_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)

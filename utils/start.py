@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HOME = Path(__file__).parents[1]
-EXTRA = "clif_neurons[train]"
+EXTRAS = ".[train,nir]"
 
 
 def start(script: str) -> None:
@@ -17,7 +17,9 @@ def start(script: str) -> None:
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except ModuleNotFoundError as error:
-        print(f"{script}: error: the package {error.name} is missing; pip install '{EXTRA}'", file=sys.stderr)
+        package = str(error.name).split(".")[0]
+        remedy = f"in the project's folder: pip install '{EXTRAS}'"
+        print(f"{script}: error: the package {package} is missing; {remedy}", file=sys.stderr)
         sys.exit(2)
 
 

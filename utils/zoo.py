@@ -38,9 +38,13 @@ def read_registry(zoo: Path | None = None) -> dict[str, dict[str, Any]]:
     """What is known of each network by its name.
 
     Raises:
-        CheckpointError: if the registry is missing or damaged.
+        CheckpointError: if the registry is missing or damaged, or the package was installed without the zoo.
     """
     path = (zoo or ZOO) / REGISTRY
+    if not path.parent.exists():
+        raise CheckpointError(
+            f"{PREFIX}NAME is for the project's own folder: what pip installs has no trained networks"
+        )
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
