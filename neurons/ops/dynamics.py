@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class Dynamics:
             ValueError: if the step does not return spikes and every state.
         """
         out = self.step(*tensors, **dict(self.settings), spike=self.spike)
-        return check_outputs(self.name, self.state_names, out)
+        return tuple(fitted(self.name, y, tensors[0]) for y in check_outputs(self.name, self.state_names, out))
 
 
 class Inputs(NamedTuple):
@@ -98,6 +99,22 @@ class Inputs(NamedTuple):
     norm: tuple[Tensor, ...] | None = None
 
 
+def plain_setting(neuron: str, name: str, value: Any) -> Setting:
+    """A setting as a step is called with it: a number, a switch or None, which no training changes.
+
+    Raises:
+        TypeError: if it is anything else, a tensor say: kernels would keep the value that it had at first.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, numbers.Real):  # of NumPy
+        return float(value)
+    raise TypeError(
+        f"setting {name} of {neuron} is a {type(value).__name__}, not a number, a switch or None; "
+        "what is learned stands in learned"
+    )
+
+
 def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tensor, ...]:
     """What a step returned, if it is spikes and every state.
 
@@ -109,6 +126,19 @@ def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tens
         wanted = f"{1 + len(states)} tensors: spikes" + "".join(f", {state}" for state in states)
         raise ValueError(f"{name}'s step returns {found}; it must return {wanted}")
     return tuple(out)
+
+
+def fitted(name: str, y: Tensor, c: Tensor) -> Tensor:
+    """What a step returned, a mask or one number for all elements too, as one number per element of c.
+
+    Raises:
+        ValueError: if it is of another shape.
+    """
+    if y.dtype == c.dtype and y.shape == c.shape:
+        return y
+    if y.dim() and y.shape != c.shape:
+        raise ValueError(f"{name}'s step returns {list(y.shape)} for an input of {list(c.shape)}")
+    return y.to(c.dtype).expand(c.shape)
 
 
 def per_element(learned: Learned, value: Tensor, t: int, dims: int) -> Tensor:
