@@ -21,8 +21,9 @@ from .ops import (
     norm_and_fire,
     unrolled,
 )
-from .ops.dynamics import check_states, declare, parameter_table, per_element, plain_setting
-from .options import TAU, V_TH, check_computation, check_options, described, first_value, takes
+from .ops.dynamics import check_states, declare, parameter_table, per_element
+from .ops.returned import plain_setting
+from .options import TAU, V_TH, check_computation, check_names, check_options, described, first_value, takes
 
 
 class SpikingNeuron(Memory):
@@ -108,15 +109,7 @@ class SpikingNeuron(Memory):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        names = ["c", "s", *cls.states, *(each.name for each in cls.learned)]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise TypeError(f"{cls.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
-        gradients = {"g_s", *(f"g_{state}" for state in cls.states)}
-        for name in names:
-            if not name.isidentifier() or name in gradients:
-                why = "is what a gradient is called" if name in gradients else "is no name"
-                raise TypeError(f"{cls.__name__} calls something {name}, which {why} here: choose another")
+        check_names(cls)
         cls.declared = declare(cls)
 
     @property

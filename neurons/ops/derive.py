@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -24,7 +25,7 @@ from functools import lru_cache
 import torch
 
 from .dynamics import Dynamics
-from .graph import OPS, Graph, Node, inputs_of, ordered, reach, shape_of
+from .graph import OPS, Graph, Node, inputs_of, ordered, reach
 from .trace import DerivationError, Trace
 
 SAVE = 2.5  # a store and a load, in the units of Op.cost
@@ -118,6 +119,21 @@ def follow(dynamics: Dynamics, cut: tuple[str, ...], trace: Trace) -> Derived:
     g_c, *rest = (graph.constant(0) if g is None else trace.number(g) for g in back)
     g_before = (graph.constant(0) if state in cut else g for state, g in zip(states, rest[:n], strict=True))
     return Derived(dynamics, graph, nodes[0], tuple(nodes[1:]), g_c, tuple(g_before), tuple(rest[n:]))
+
+
+def shape_of(outputs: Iterable[Node]) -> list[tuple]:
+    """What is computed, without its nodes: graphs that compute the same have equal ones."""
+    seen: dict[Node, int] = {}
+    found: list[tuple] = []
+
+    def visit(node: Node) -> int:
+        if node not in seen:
+            found.append((node.op, repr(node.value), *map(visit, node.args)))
+            seen[node] = len(seen)
+        return seen[node]
+
+    roots = [(visit(node),) for node in outputs]
+    return [*found, *roots]
 
 
 def choose_saved(derived: Derived) -> tuple[Node, ...]:

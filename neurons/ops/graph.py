@@ -186,21 +186,6 @@ class Graph:
         return a if a is b else None
 
 
-def shape_of(outputs: Iterable[Node]) -> list[tuple]:
-    """What is computed, without its nodes: graphs that compute the same have equal ones."""
-    seen: dict[Node, int] = {}
-    found: list[tuple] = []
-
-    def visit(node: Node) -> int:
-        if node not in seen:
-            found.append((node.op, repr(node.value), *map(visit, node.args)))
-            seen[node] = len(seen)
-        return seen[node]
-
-    roots = [(visit(node),) for node in outputs]
-    return [*found, *roots]
-
-
 def is_scaled(node: Node) -> bool:
     return node.op == "mul" and node.args[0].constant is not None
 
