@@ -31,6 +31,18 @@ def half_is_slow() -> bool:
 
 
 HALF_IS_SLOW = half_is_slow()
+HALVES = (torch.float16, torch.bfloat16)
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks"),
+)
+
+
+def is_heard(layer: nn.Module) -> bool:
+    """Whether somebody listens to a layer, or to every layer: it is then to be called by itself."""
+    return any(getattr(layer, name) for name in HOOKS[:4]) or any(
+        getattr(nn.modules.module, name) for name in HOOKS[4:]
+    )
 
 
 class Conv2d(layer.Conv2d):
@@ -42,31 +54,39 @@ class Conv2d(layer.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return self._convolve(x)
+        weight, bias, autocast = self.weight, self.bias, torch.is_autocast_enabled("cpu")
+        half = torch.get_autocast_dtype("cpu") if autocast and x.dtype is not torch.float64 else x.dtype
+        if x.device.type != "cpu" or half not in HALVES or weight.dtype not in (*HALVES, torch.float32):
+            return self._convolve(x, weight, bias)
         if not (HALF_IS_SLOW or self._is_wider_than(x)):
-            return self._convolve(x)
-        half = torch.get_autocast_dtype("cpu")
+            return self._convolve(x, weight, bias)
         with torch.autocast("cpu", enabled=False):
-            return self._convolve(x.float()).to(half)
+            wide = self._convolve(x.float(), weight.float(), None if bias is None else bias.float())
+            return wide.to(half)
 
     def _is_wider_than(self, x: Tensor) -> bool:
         padding = self.padding if isinstance(self.padding, tuple) else (0, 0)  # "same" and "valid" are not used here
         return any(size < max(p, s) for size, p, s in zip(x.shape[-2:], padding, self.stride, strict=True) if p > 0)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        if self.step_mode == "m" and x.stride(0) == 0:
-            y = self._conv_forward(x[0], self.weight, self.bias)
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.step_mode == "s":
+            return self._conv_forward(x, weight, bias)
+        if x.dim() != 5:
+            raise ValueError(f"a convolution of sequences takes [T, N, C, H, W], not {list(x.shape)}")
+        if x.stride(0) == 0:
+            y = self._conv_forward(x[0], weight, bias)
             return y.expand(x.shape[0], *y.shape)
-        return super().forward(x)
+        y = self._conv_forward(x.flatten(0, 1), weight, bias)  # [T, N, …] → [T·N, …]
+        return y.unflatten(0, x.shape[:2])
 
 
 def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
     if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):
         return neuron(norm(x))
-    heard = norm._forward_hooks or neuron._forward_hooks  # whoever listens to a layer hears it
-    if heard or norm.step_mode != "m" or not norm.is_scale_and_shift or not neuron.can_fuse(x):
+    if is_heard(norm) or is_heard(neuron) or type(norm).forward is not BatchNorm2d.forward:
+        return neuron(norm(x))
+    if norm.step_mode != "m" or not norm.is_scale_and_shift or not neuron.can_fuse(x):
         return neuron(norm(x))
     if not norm.training:
         return neuron.fire_scaled(x, norm.scale_and_shift(x.shape[0]))

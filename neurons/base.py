@@ -22,7 +22,8 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .options import TAU, V_TH, check_computation, check_options, described, first_value, takes
+from .ops.returned import plain_setting
+from .options import TAU, V_TH, check_computation, check_names, check_options, described, first_value, takes
 
 
 class SpikingNeuron(Memory):
@@ -108,10 +109,7 @@ class SpikingNeuron(Memory):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        names = ["c", "s", *cls.states, *(each.name for each in cls.learned)]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            raise TypeError(f"{cls.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
+        check_names(cls)
         cls.declared = declare(cls)
 
     @property
@@ -141,7 +139,7 @@ class SpikingNeuron(Memory):
             type(self).step,
             self.starts(),
             tuple(replace(each, per_channel=each.per_channel and per_channel) for each in self.learned),
-            tuple((name, getattr(self, name)) for name in settings),
+            tuple((name, plain_setting(type(self).__name__, name, getattr(self, name))) for name in settings),
             self.surrogate,
             self.width,
         )
@@ -208,7 +206,8 @@ class SpikingNeuron(Memory):
 
     def can_fuse(self, x_seq: Tensor) -> bool:
         """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
-        return not self.keep_state and self.backend_for(x_seq) != "reference"
+        plain = type(self).multi_step_forward is SpikingNeuron.multi_step_forward
+        return plain and not self.keep_state and self.backend_for(x_seq) != "reference"
 
     def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
         """Spikes of the current scale·x + shift, from a fresh state; scale and shift are [T, C]."""

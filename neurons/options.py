@@ -57,6 +57,23 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
 
 
+def check_names(neuron: Any) -> None:
+    """Refuse states and parameters whose names are taken, or are none.
+
+    Raises:
+        TypeError: naming them.
+    """
+    names = ["c", "s", *neuron.states, *(each.name for each in neuron.learned)]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise TypeError(f"{neuron.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
+    gradients = {"g_s", *(f"g_{state}" for state in neuron.states)}
+    for name in names:
+        if not name.isidentifier() or name in gradients:
+            why = "is what a gradient is called" if name in gradients else "is no name"
+            raise TypeError(f"{neuron.__name__} calls something {name}, which {why} here: choose another")
+
+
 def check_computation(
     surrogate: str | Callable[[Tensor], Tensor], alpha: float, backend: str, bptt_k: int | None
 ) -> None:

@@ -39,10 +39,10 @@ class Buffers:
         """An uninitialised tensor on the CPU, dense in some order of its dimensions, as ``torch.empty_strided``."""
         size = dtype.itemsize * int(np.prod(shape))
         if size < SMALLEST:
-            return torch.empty_strided(shape, stride, dtype=dtype)
+            return torch.empty_strided(shape, stride, dtype=dtype, device="cpu")
         memory = self.lend(size)
         storage = torch.frombuffer(memory, dtype=dtype).untyped_storage()  # which keeps memory until it goes
-        return torch.empty(0, dtype=dtype).set_(storage, 0, shape, stride)
+        return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, shape, stride)
 
     def lend(self, size: int) -> Lent:
         """Memory of so many bytes; it comes back by itself."""

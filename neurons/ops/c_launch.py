@@ -22,7 +22,10 @@ SMALLEST_SHARE = 1 << 14  # elements × steps below which another thread costs m
 BLOCK = 128  # elements, as in frame.c
 GRANULE = 64  # elements: no two threads write to one cache line
 REGISTER = 16  # floats: the last read of a table may go so far beyond its end
-NOTHING = torch.zeros(0, 1, 0)  # the table of a neuron that learns nothing
+# what C's pointers lead to, whatever torch's default type and device are
+PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+SUMS: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+NOTHING = torch.zeros(0, 1, 0, **PLACE)  # the table of a neuron that learns nothing
 Tensors = tuple[Tensor, ...]
 
 
@@ -97,7 +100,7 @@ class CKernels(NormKernels):
         if norm.sum_over_ranks is not None:
             return super().norm_forward(inputs, norm, train)
         x, (T, N, C, H, W) = inputs.x, inputs.x.shape
-        mean, var = (torch.empty(1 if norm.merged else T, C) for _ in range(2))
+        mean, var = (torch.empty(1 if norm.merged else T, C, **PLACE) for _ in range(2))
         call, passes = Call(inputs, normed=True), NormCall(x)
         passes.charge(call, norm, mean, var)
         passes.sum_up()
@@ -118,7 +121,7 @@ class CKernels(NormKernels):
         passes.charge(call, norm, mean, var)
         norm_library().norm_scale(ctypes.byref(passes.job))
         g_y, g_table, _, sums = call.backward(g_s, ())
-        A, B, g_weight, g_bias = (torch.empty(shape) for shape in ((T, C), (T, C), C, C))
+        A, B, g_weight, g_bias = (torch.empty(shape, **PLACE) for shape in ((T, C), (T, C), C, C))
         passes.point(sums=sums, A=A, B=B, g_weight=g_weight, g_bias=g_bias)
         norm_library().norm_gradients(ctypes.byref(passes.job))
         return passes.combined(g_y), g_weight.to(norm.weight.dtype), g_bias.to(norm.bias.dtype), g_table
@@ -147,7 +150,7 @@ class Call:
 
     def columns(self, *rows: int) -> Tensor:
         """Room for a table […, width], and behind the last row for a read that goes beyond it."""
-        return torch.zeros(math.prod(rows) * self.width + REGISTER)[:-REGISTER].view(*rows, self.width)
+        return torch.zeros(math.prod(rows) * self.width + REGISTER, **PLACE)[:-REGISTER].view(*rows, self.width)
 
     def wide(self, terms: Tensor) -> Tensor:
         """[…, C or 1] → […, width]: each row of channels as often as a block has it."""
@@ -179,8 +182,8 @@ class Call:
         g_c, g_states = room_like(x), tuple(empty_state(x) for _ in states)
         job = self.job(out=g_c, g_s=g_s, state=states, g_last=g_last, g_state=g_states)
         threads, width = torch.get_num_threads(), self.width if self.norm else 0
-        of_norm = torch.zeros(threads, 2, len(x), width, dtype=torch.float64)
-        of_table = torch.zeros(threads, *self.table.shape, dtype=torch.float64)
+        of_norm = torch.zeros(threads, 2, len(x), width, **SUMS)
+        of_table = torch.zeros(threads, *self.table.shape, **SUMS)
         sums = [(pointer(a), pointer(b)) for a, b in zip(of_norm, of_table, strict=True)]
         over_threads(self.code, "fire_backward", job, self.granule, sums)
         g_table = None if learned is None else self.folded(of_table.sum(0), learned.shape[-1]).to(learned.dtype)
@@ -211,7 +214,7 @@ class NormCall:
 
     def sum_up(self) -> Tensor:
         """Σ (x − x₀) and Σ (x − x₀)² of each thread's share, [threads, 2, T, C]; see :func:`.norm.moments`."""
-        sums = torch.zeros(torch.get_num_threads(), 2, len(self.x), self.x.shape[2], dtype=torch.float64)
+        sums = torch.zeros(torch.get_num_threads(), 2, len(self.x), self.x.shape[2], **SUMS)
         self.point(sums=sums)
         rooms = [(pointer(part),) for part in sums]
         over_threads(norm_library(), "norm_statistics", self.job, self.x.shape[2], rooms)
@@ -228,7 +231,7 @@ def room_like(x: Tensor) -> Tensor:
     """Room for a sequence with x's frames, one after the other: a lent block, where malloc would ask the system."""
     stride = (x[0].numel(), *x.stride()[1:])
     if x.numel() * x.element_size() < SMALLEST:
-        return torch.empty_strided(x.shape, stride, dtype=x.dtype)
+        return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device)
     return BUFFERS.empty_strided(x.shape, stride, x.dtype)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -82,12 +83,32 @@ def derive(dynamics: Dynamics, cut: tuple[str, ...] = ()) -> Derived:
 
 
 def _derive(dynamics: Dynamics, cut: tuple[str, ...]) -> Derived:
+    found = follow(dynamics, cut, Trace(dynamics.name))
+    again = follow(dynamics, cut, Trace(dynamics.name, (2, 3), torch.float32))
+    if shape_of((*found.forward, *found.back)) != shape_of((*again.forward, *again.back)):
+        raise DerivationError(
+            f"{dynamics.name}'s step computes something else of other tensors: it asks for their shapes, types or "
+            "values, or is not a pure function"
+        )
+    return replace(found, saved=choose_saved(found))
+
+
+def follow(dynamics: Dynamics, cut: tuple[str, ...], trace: Trace) -> Derived:
+    """One step forward and back as ``trace`` writes it down; nothing is chosen to be kept yet.
+
+    Raises:
+        DerivationError: if the step uses what has no point-wise form.
+    """
     states, learned = dynamics.state_names, tuple(each.name for each in dynamics.learned)
-    trace = Trace(dynamics.name)
     inputs = [trace.input(name).requires_grad_() for name in ("c", *states, *learned)]
     gradients = [trace.input(name) for name in ("g_s", *(f"g_{state}" for state in states))]
     with trace:
-        outputs = dynamics(*inputs)
+        try:
+            outputs = dynamics(*inputs)
+        except RuntimeError as error:
+            if "in-place" not in str(error):
+                raise
+            raise DerivationError(f"{dynamics.name}'s step changes an argument in place: {error}") from None
         for state, after in zip(states, outputs[1:], strict=True):
             if state in cut and after.requires_grad:
                 after.register_hook(torch.zeros_like)
@@ -97,8 +118,22 @@ def _derive(dynamics: Dynamics, cut: tuple[str, ...]) -> Derived:
     nodes = [trace.number(y) for y in outputs]
     g_c, *rest = (graph.constant(0) if g is None else trace.number(g) for g in back)
     g_before = (graph.constant(0) if state in cut else g for state, g in zip(states, rest[:n], strict=True))
-    found = Derived(dynamics, graph, nodes[0], tuple(nodes[1:]), g_c, tuple(g_before), tuple(rest[n:]))
-    return replace(found, saved=choose_saved(found))
+    return Derived(dynamics, graph, nodes[0], tuple(nodes[1:]), g_c, tuple(g_before), tuple(rest[n:]))
+
+
+def shape_of(outputs: Iterable[Node]) -> list[tuple]:
+    """What is computed, without its nodes: graphs that compute the same have equal ones."""
+    seen: dict[Node, int] = {}
+    found: list[tuple] = []
+
+    def visit(node: Node) -> int:
+        if node not in seen:
+            found.append((node.op, repr(node.value), *map(visit, node.args)))
+            seen[node] = len(seen)
+        return seen[node]
+
+    roots = [(visit(node),) for node in outputs]
+    return [*found, *roots]
 
 
 def choose_saved(derived: Derived) -> tuple[Node, ...]:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from ..surrogate import spike_function
-
-Setting = float | bool | None
+from .returned import Setting, check_outputs, fitted
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Dynamics:
             ValueError: if the step does not return spikes and every state.
         """
         out = self.step(*tensors, **dict(self.settings), spike=self.spike)
-        return check_outputs(self.name, self.state_names, out)
+        return tuple(fitted(self.name, y, tensors[0]) for y in check_outputs(self.name, self.state_names, out))
 
 
 class Inputs(NamedTuple):
@@ -96,19 +95,6 @@ class Inputs(NamedTuple):
     table: Tensor | None = None
     states: tuple[Tensor, ...] = ()
     norm: tuple[Tensor, ...] | None = None
-
-
-def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tensor, ...]:
-    """What a step returned, if it is spikes and every state.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if not isinstance(out, tuple | list) or len(out) != 1 + len(states) or not all(isinstance(y, Tensor) for y in out):
-        found = f"{len(out)} values" if isinstance(out, tuple | list) else f"a {type(out).__name__}"
-        wanted = f"{1 + len(states)} tensors: spikes" + "".join(f", {state}" for state in states)
-        raise ValueError(f"{name}'s step returns {found}; it must return {wanted}")
-    return tuple(out)
 
 
 def per_element(learned: Learned, value: Tensor, t: int, dims: int) -> Tensor:

@@ -118,7 +118,10 @@ class Graph:
         numbers = [n.constant for n in nodes]
         fold = OPS[op].of_numbers
         if fold is not None and None not in numbers:
-            return self.constant(fold(*numbers))
+            try:
+                return self.constant(fold(*numbers))
+            except (ArithmeticError, ValueError):  # not finite: a tensor says what it is
+                return None
         if op in COMMUTATIVE and numbers[0] is None:
             nodes = nodes[::-1]
         rule = getattr(self, f"_simplify_{op}", None)
@@ -177,7 +180,7 @@ class Graph:
         return None
 
     def _simplify_div(self, a: Node, b: Node) -> Node | None:
-        return None if b.constant is None else self.make("mul", 1 / b.constant, a)
+        return None if not b.constant else self.make("mul", 1 / b.constant, a)
 
     def _simplify_where(self, mask: Node, a: Node, b: Node) -> Node | None:
         return a if a is b else None

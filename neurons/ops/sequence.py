@@ -111,6 +111,8 @@ def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     Raises:
         ValueError: naming both.
     """
+    if not x.numel():
+        raise ValueError(f"batch norm has no statistics to take of an input without elements, {list(x.shape)}")
     for name, term in (("weight", weight), ("bias", bias)):
         if term.shape != x.shape[2:3] or term.device != x.device:
             raise ValueError(

@@ -18,16 +18,18 @@ class DerivationError(ValueError):
 
 
 class Trace(TorchDispatchMode):
-    """Writes down what torch computes of one-element float64 tensors, autograd's part too, as nodes of a graph."""
+    """Writes down what torch computes of small tensors, autograd's part too, as nodes of a graph."""
 
-    def __init__(self, neuron: str):
+    def __init__(self, neuron: str, shape: tuple[int, ...] = (1,), dtype: torch.dtype = torch.float64):
         super().__init__()
-        self.neuron, self.graph = neuron, Graph()
+        self.neuron, self.graph, self.shape, self.dtype = neuron, Graph(), shape, dtype
         self.nodes: dict[int, Node] = {}  # by the tensor's id
+        self.inputs: set[int] = set()  # ids
         self.alive: list[Tensor] = []  # so that no id is used twice
 
     def input(self, name: str) -> Tensor:
-        tensor = torch.full((1,), 0.25 + 0.5 * len(self.alive), dtype=torch.float64)
+        tensor = torch.full(self.shape, len(self.shape) * (0.25 + 0.5 * len(self.alive)), dtype=self.dtype)
+        self.inputs.add(id(tensor))
         return self.keep(tensor, self.graph.variable(name))
 
     def keep(self, tensor: Tensor, node: Node) -> Tensor:
@@ -40,6 +42,10 @@ class Trace(TorchDispatchMode):
         if not isinstance(x, Tensor):
             return x
         if id(x) not in self.nodes:
+            if x.requires_grad:
+                raise DerivationError(
+                    f"{self.neuron}'s step uses a tensor that learns and is not of its arguments: declare it as learned"
+                )
             if x.numel() != 1:
                 raise DerivationError(
                     f"{self.neuron}'s step uses a tensor of shape {list(x.shape)}, not of its arguments"
@@ -66,15 +72,39 @@ class Trace(TorchDispatchMode):
                 option: value for option, value in kwargs.items() if option not in OF_STORAGE and value is not None
             }
             operands = [self.node(arg) for arg in args]
-            if rule is None or out.numel() != 1 or not takes(rule, self.graph, operands, given):
+            if in_place:
+                self.check_in_place(args[0], name)
+            if (
+                rule is None
+                or (out.shape != self.shape and out.numel() != 1)
+                or not takes(rule, self.graph, operands, given)
+            ):
                 how = f" with {', '.join(given)}" if rule is not None and given else ""
                 raise DerivationError(f"{self.neuron}'s step uses {name}{how}, which has no point-wise form here")
             if out.dtype not in NUMBERS and name != "lift_fresh":  # torch.tensor(2) is a constant
                 raise DerivationError(
                     f"{self.neuron}'s step makes {out.dtype} with {name}; a derived step has float32 and bool"
                 )
-            self.keep(out, rule(self.graph, *operands, **given))
+            node = rule(self.graph, *operands, **given)
+            if out.dtype is torch.bool and not node.is_mask:
+                raise DerivationError(
+                    f"{self.neuron}'s step makes a mask with {name}; comparisons and & make masks here"
+                )
+            self.keep(out, node)
         return out
+
+    def check_in_place(self, changed: Tensor, name: str) -> None:
+        """Refuse to change what goes by another name too: an argument, or what a view or a detached tensor shows.
+
+        Raises:
+            DerivationError: if it is such.
+        """
+        place = changed.untyped_storage().data_ptr()
+        seen_by = [y for y in self.alive if y.untyped_storage().data_ptr() == place]
+        if id(changed) in self.inputs or any(y is not changed for y in seen_by):
+            raise DerivationError(
+                f"{self.neuron}'s step changes an argument, or what another tensor shows too, in place ({name})"
+            )
 
 
 # what a tensor of one number computes in; it decides nothing of its value
@@ -111,7 +141,7 @@ def plain(op: str) -> Rule:
 def same(graph: Graph, x: Node, *shape: Any, dtype: torch.dtype | None = None) -> Node:
     """A copy or a view; a mask that becomes a number is 1 and 0."""
     if dtype is torch.bool:
-        return x if x.is_mask else graph.make("gt", graph.make("abs", x), 0)
+        return as_mask(graph, x)
     return x if dtype is None else as_number(graph, x)
 
 
@@ -129,7 +159,9 @@ def clamp(graph: Graph, x: Node, low: float | None = None, high: float | None = 
     return x if high is None else graph.make("minimum", x, high)
 
 
-def power(graph: Graph, x: Node, exponent: float) -> Node:
+def power(graph: Graph, x: Node | float, exponent: Node | float) -> Node:
+    if isinstance(exponent, Node) or not isinstance(x, Node):
+        raise DerivationError("a power whose exponent is a tensor has no point-wise form here")
     if exponent not in range(5):
         raise DerivationError(f"x ** {exponent} has no point-wise form here: whole powers up to 4 have")
     y = graph.constant(1)
@@ -157,7 +189,7 @@ def threshold_back(graph: Graph, g: Node, x: Node, threshold: float) -> Node:
 
 RULES: dict[str, Rule] = {
     **{name: plain(name) for name in OPS if name not in ("and", "where")},
-    "logical_and": lambda graph, a, b: graph.make("and", a, b),
+    "logical_and": lambda graph, a, b: graph.make("and", as_mask(graph, a), as_mask(graph, b)),
     "bitwise_and": lambda graph, a, b: graph.make("and", a, b),
     "where": lambda graph, mask, a, b: graph.make("where", mask, a, b),
     "masked_fill": lambda graph, x, mask, value: graph.make("where", mask, value, x),
@@ -181,6 +213,11 @@ RULES: dict[str, Rule] = {
     "scalar_tensor": lambda graph, value, dtype=None: graph.constant(value),
     "new_full": lambda graph, like, shape, value, dtype=None: graph.constant(value),
 }
+
+
+def as_mask(graph: Graph, node: Node) -> Node:
+    """Where a number is not 0."""
+    return node if node.is_mask else graph.make("gt", graph.make("abs", node), 0)
 
 
 def as_number(graph: Graph, node: Node) -> Node:

@@ -1,0 +1,52 @@
+"""What a step is called with and what it returns, checked."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from torch import Tensor
+
+Setting = float | bool | None
+
+
+def plain_setting(neuron: str, name: str, value: Any) -> Setting:
+    """A setting as a step is called with it: a number, a switch or None, which no training changes.
+
+    Raises:
+        TypeError: if it is anything else, a tensor say: kernels would keep the value that it had at first.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, numbers.Real):  # of NumPy
+        return float(value)
+    raise TypeError(
+        f"setting {name} of {neuron} is a {type(value).__name__}, not a number, a switch or None; "
+        "what is learned stands in learned"
+    )
+
+
+def check_outputs(name: str, states: tuple[str, ...], out: object) -> tuple[Tensor, ...]:
+    """What a step returned, if it is spikes and every state.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if not isinstance(out, tuple | list) or len(out) != 1 + len(states) or not all(isinstance(y, Tensor) for y in out):
+        found = f"{len(out)} values" if isinstance(out, tuple | list) else f"a {type(out).__name__}"
+        wanted = f"{1 + len(states)} tensors: spikes" + "".join(f", {state}" for state in states)
+        raise ValueError(f"{name}'s step returns {found}; it must return {wanted}")
+    return tuple(out)
+
+
+def fitted(name: str, y: Tensor, c: Tensor) -> Tensor:
+    """What a step returned, a mask or one number for all elements too, as one number per element of c.
+
+    Raises:
+        ValueError: if it is of another shape.
+    """
+    if y.dtype == c.dtype and y.shape == c.shape:
+        return y
+    if y.dim() and y.shape != c.shape:
+        raise ValueError(f"{name}'s step returns {list(y.shape)} for an input of {list(c.shape)}")
+    return y.to(c.dtype).expand(c.shape)
