@@ -22,7 +22,7 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .ops.returned import plain_setting
+from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_names, check_options, described, first_value, takes
 
 
@@ -134,12 +134,13 @@ class SpikingNeuron(Memory):
         """The step with all that it is called with: what everything else is derived from."""
         settings = self.options if self.settings is None else self.settings
         per_channel = self.channels is not None
+        values = ((name, getattr(self, name)) for name in settings)
         return Dynamics(
             type(self).__name__,
             type(self).step,
             self.starts(),
             tuple(replace(each, per_channel=each.per_channel and per_channel) for each in self.learned),
-            tuple((name, plain_setting(type(self).__name__, name, getattr(self, name))) for name in settings),
+            tuple((n, v if type(v) in PLAIN else plain_setting(type(self).__name__, n, v)) for n, v in values),
             self.surrogate,
             self.width,
         )

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from tests.helpers import ROOT
 
 # imported here and there, and pinned by another: Triton by torch (its CUDA builds bring it), the last is this project
-NOT_PINNED = {"triton", "clif_neurons"}
+NOT_PINNED = {"triton", "clif_neurons", "neurobench"}
 # pinned, and not imported by name
 TOOLS = {
     "coverage",

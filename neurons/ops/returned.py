@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 Setting = float | bool | None
+PLAIN = (bool, int, float, str, type(None))  # what a setting is made of
 
 
 def plain_setting(neuron: str, name: str, value: Any) -> Setting:
@@ -16,7 +17,7 @@ def plain_setting(neuron: str, name: str, value: Any) -> Setting:
     Raises:
         TypeError: if it is anything else, a tensor say: kernels would keep the value that it had at first.
     """
-    if value is None or type(value) in (bool, int, float, str):
+    if type(value) in PLAIN:
         return value
     if isinstance(value, numbers.Real):  # of NumPy
         return float(value)
