@@ -1,5 +1,6 @@
 """Steps that nobody foresaw are computed right by back end c, or refused in one line; so are strange surroundings."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +52,42 @@ def test_what_would_be_computed_wrong_is_refused(name):
     with pytest.raises(ValueError, match=why) as raised:
         neuron_of(step)(backend="c")(torch.randn(3, 4, 5))
     assert "\n" not in str(raised.value)
+
+
+def chained(c, *states, spike):
+    """Potentials each driven by the one before it."""
+    after, drive = [], c
+    for u in states:
+        u = 0.5 * u * drive.sigmoid() + drive.tanh()
+        after.append(u)
+        drive = u * u + 0.5 * drive
+    s = spike(drive - 1)
+    return s, *(u - s * u.sigmoid() for u in after)
+
+
+def test_no_thread_is_left_by_a_derivation():
+    """One that ends while the interpreter does would abort the process."""
+    before = set(os.listdir("/proc/self/task"))
+    for width in range(1, 6):
+        derive(CLIF(alpha=0.1 * width).dynamics())
+        assert set(os.listdir("/proc/self/task")) <= before
+
+
+def test_many_states_are_derived_as_soon_as_few():
+    """Which values are kept is a minimum cut: trying all subsets would not end."""
+    kind = neuron_of(chained, [f"u{i}" for i in range(8)])
+    derived = derive(kind().dynamics())
+    assert len(derived.saved) > 8
+    assert len(repr(derived)) < 5000  # a node's paths to its inputs are as many as the subsets
+    torch.manual_seed(0)
+    x_seq, grad = torch.randn(6, 7, 40), torch.randn(6, 7, 40)
+    found = []
+    for backend in ("reference", "c"):
+        leaf = x_seq.clone().requires_grad_()
+        spikes = kind(backend=backend, surrogate="sigmoid", keep_state=False)(leaf)
+        found.append((spikes, *torch.autograd.grad(spikes, leaf, grad)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-5)
 
 
 TAKEN = {

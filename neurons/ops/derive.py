@@ -15,12 +15,13 @@ summed.
 
 from __future__ import annotations
 
-import itertools
-import math
+import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -29,7 +30,7 @@ from .graph import OPS, Graph, Node, inputs_of, ordered, reach
 from .trace import DerivationError, Trace
 
 SAVE = 2.5  # a store and a load, in the units of Op.cost
-MOST_SAVED = 5  # values of a step; they are chosen by trying all subsets
+TIE = 1e-6  # decides between what costs the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,22 @@ def derive(dynamics: Dynamics, cut: tuple[str, ...] = ()) -> Derived:
         DerivationError: if the step uses what has no point-wise form.
         ValueError: if it does not return spikes and every state.
     """
-    with ThreadPoolExecutor(1) as fresh:  # where no autocast, no fake mode, no operator that is under way is in force
-        return fresh.submit(_derive, dynamics, cut).result()
+    # in a thread where no autocast, no fake mode, no operator that is under way is in force
+    with ThreadPoolExecutor(1) as fresh:
+        found = fresh.submit(_derive, dynamics, cut)
+        thread = fresh.submit(threading.get_native_id).result()
+    wait_for_end(thread)
+    return found.result()
+
+
+def wait_for_end(thread: int) -> None:
+    """Until the system has ended a thread that Python has ended, on Linux.
+
+    What torch keeps for a thread that has run backward asks for the interpreter as it goes; if that is about to end
+    itself, the process aborts (torch 2.12, Python 3.11).
+    """
+    while Path(f"/proc/self/task/{thread}").exists():
+        time.sleep(1e-4)
 
 
 def _derive(dynamics: Dynamics, cut: tuple[str, ...]) -> Derived:
@@ -139,40 +154,33 @@ def shape_of(outputs: Iterable[Node]) -> list[tuple]:
 def choose_saved(derived: Derived) -> tuple[Node, ...]:
     """What to keep of a step on the way forward, so that keeping and computing again cost least together.
 
-    Raises:
-        DerivationError: if more would have to be kept than is tried.
+    A minimum cut: a node that the way back needs is kept, for :data:`SAVE` and what it costs alone, or computed again,
+    for its operation's cost, and then its arguments are needed. Among equals the fewest are kept, the earliest first.
     """
+    import networkx  # comes with torch; half a second that only a derivation takes
+
     states = derived.dynamics.state_names
     gradients, of_step = {"g_s", *(f"g_{state}" for state in states)}, {"c", *states}
     names = {n: inputs_of(n) for n in reach(*derived.back)}
     primal = {n for n, inputs in names.items() if inputs & of_step and not inputs & gradients}
-    asked = [n for n in primal if n in derived.back or any(n in user.args for user in names.keys() - primal)]
     forward = reach(*derived.forward)
-    late = {n: sum(OPS[m.op].cost for m in ordered([n]) if m not in forward) for n in primal}  # for the way back alone
-    best, least = None, math.inf
-    candidates = sorted((n for n in primal if not n.is_mask), key=lambda n: n.number)
-    for size in range(min(MOST_SAVED, len(candidates)) + 1):
-        if SAVE * size >= least:
-            break
-        for saved in itertools.combinations(candidates, size):
-            price = SAVE * size + sum(late[n] for n in saved) + cost_again(asked, primal, saved, least)
-            if price < least:
-                best, least = saved, price
-    if best is None:
-        raise DerivationError(f"{derived.dynamics.name}'s step needs more than {MOST_SAVED} of its values again")
-    return best
-
-
-def cost_again(asked: list[Node], primal: set[Node], saved: tuple[Node, ...], limit: float) -> float:
-    """What it costs to compute the nodes asked for from those saved; infinite if it cannot be done."""
-    seen, todo, cost = set(saved), list(asked), 0.0
-    while todo and cost < limit:
-        node = todo.pop()
-        if node in seen or node not in primal:
-            continue
-        if not node.args:
-            return math.inf
-        seen.add(node)
-        cost += OPS[node.op].cost
-        todo.extend(node.args)
-    return cost
+    nodes = sorted(primal, key=lambda n: n.number)
+    cut = networkx.DiGraph()
+    for node in nodes:
+        if node in derived.back or any(node in user.args for user in names.keys() - primal):
+            cut.add_edge("asked", (node, "needed"))
+        if not node.is_mask:  # a mask has no place to be kept in
+            late = sum(OPS[m.op].cost for m in ordered([node]) if m not in forward)  # for the way back alone
+            price = SAVE + late + TIE * (len(nodes) + node.number / (1 + nodes[-1].number))
+            cut.add_edge((node, "needed"), (node, "again"), capacity=price)
+        else:
+            cut.add_edge((node, "needed"), (node, "again"))
+        if node.args:
+            cut.add_edge((node, "again"), "price", capacity=OPS[node.op].cost)
+            cut.add_edges_from(((node, "again"), (arg, "needed")) for arg in node.args if arg in primal)
+        else:
+            cut.add_edge((node, "again"), "price")
+    if "asked" not in cut:
+        return ()
+    _, (needed, _) = networkx.minimum_cut(cut, "asked", "price")
+    return tuple(n for n in nodes if (n, "needed") in needed and (n, "again") not in needed)

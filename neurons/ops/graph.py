@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Node:
     """A value per element.
 
@@ -33,6 +33,9 @@ class Node:
     args: tuple[Node, ...] = ()
     value: float | str = ""
     number: int = 0
+
+    def __repr__(self) -> str:  # without its arguments: a path to each of them would be written out
+        return f"{self.op}#{self.number}" if self.args else f"{self.value}"
 
     @property
     def constant(self) -> float | None:
