@@ -60,9 +60,9 @@ def test_nothing_imports_upward_or_sideways(folder):
             assert level or top not in PROJECT - MAY_IMPORT[folder], f"{file} imports {module}"
 
 
-def test_neurons_need_only_torch_spikingjelly_and_the_numpy_they_bring():
+def test_neurons_need_only_torch_spikingjelly_and_what_they_bring():
     for file in sources("neurons"):
-        allowed = {*sys.stdlib_module_names, "torch", "spikingjelly", "numpy"}
+        allowed = {*sys.stdlib_module_names, "torch", "spikingjelly", "numpy", "networkx"}
         allowed |= {"triton"} if file.parent.name == "ops" else set()
         absolute = {module.split(".")[0] for module, level in imports(file) if not level}
         assert absolute <= allowed, f"{file} imports {absolute - allowed}"
