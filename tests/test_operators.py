@@ -2,8 +2,10 @@
 
 import copy
 import io
+import math
 import pickle
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from models import build_model
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import SpikingNeuron, build_neuron
 from neurons.ops.c_build import compiler
-from neurons.ops.dynamics import parameter_table, spell
+from neurons.ops.dynamics import named, parameter_table, spell
 from neurons.ops.operators import fire_op, norm_fire_op
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
@@ -165,6 +167,15 @@ def test_autocast_changes_nothing_in_a_neuron(training):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(norm_and_fire(norm, neuron, x), expected)
         assert neuron(x).dtype == torch.float32
+
+
+def test_endless_settings_are_spelt_and_read():
+    neuron = build_neuron("LIF")
+    dynamics = replace(neuron.dynamics(), settings=(("tau", 2.0), ("v_threshold", math.inf), ("v_reset", -math.inf)))
+    spelt = spell(neuron.declared, dynamics)
+    assert named(spelt).settings == dynamics.settings
+    with pytest.raises(ValueError, match="malformed"):
+        named(spelt.replace("inf", "__import__"))
 
 
 def test_an_unknown_neuron_is_named():

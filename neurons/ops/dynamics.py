@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ast import literal_eval
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -196,9 +196,16 @@ def spell(neuron: str, dynamics: Dynamics) -> str:
     return repr((neuron, dynamics.states, learned, dynamics.settings, dynamics.surrogate, dynamics.alpha))
 
 
+class Endless(ast.NodeTransformer):
+    """``inf`` and ``nan``, as repr writes them, read as numbers."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+
 @lru_cache(maxsize=4096)
 def _read(text: str) -> tuple:
-    return literal_eval(text)
+    return ast.literal_eval(Endless().visit(ast.parse(text, mode="eval")))
 
 
 def named(text: str) -> Dynamics:
