@@ -165,7 +165,13 @@ class SpikingNetwork(nn.Module, base.StepModule):
                 module.reset()
 
     def forward(self, x_seq: Tensor) -> Tensor:
-        """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T."""
+        """Input [T, N, C, H, W] → logits [T, N, K]; the prediction is the argmax of their sum over T.
+
+        Raises:
+            ValueError: if there are no steps.
+        """
+        if not x_seq.dim() or not x_seq.shape[0]:
+            raise ValueError(f"a sequence [T, N, C, H, W] has one step or more, and this is {list(x_seq.shape)}")
         self.reset_states()
         logits = self.run(x_seq) if self.step_mode == "m" else self._step_by_step(x_seq)
         self.reset_states()

@@ -187,8 +187,10 @@ class SpikingNeuron(Memory):
         """Input current [T, N, *] → spikes [T, N, *].
 
         Raises:
-            ValueError: if it was built for another T.
+            ValueError: if there are no steps, or it was built for another T.
         """
+        if not x_seq.dim() or not x_seq.shape[0]:
+            raise ValueError(f"a sequence [T, N, *] has one step or more, and this is {list(x_seq.shape)}")
         if self.T is not None and x_seq.shape[0] != self.T:
             name = type(self).__name__
             raise ValueError(f"{name} was built for T = {self.T}, and the sequence has {x_seq.shape[0]} steps")

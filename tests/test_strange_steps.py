@@ -224,3 +224,13 @@ def test_what_is_derived_is_that_of_the_step_alone():
     draws = iter(range(100))
     with pytest.raises(ValueError, match="not a pure function"):
         derive(neuron_of(lambda c, u, spike: (spike(u - 1), u + c * next(draws)))().dynamics())
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3, 4)])
+@pytest.mark.parametrize("keep_state", [True, False])
+def test_a_sequence_has_a_step(shape, keep_state):
+    for name in ("CLIF", "PLIF", "ILIF"):
+        with pytest.raises(ValueError, match=r"one step or more, and this is \["):
+            build_neuron(name, keep_state=keep_state)(torch.zeros(shape))
+    with pytest.raises(ValueError, match="one step or more"):
+        build_model("mlp3", in_channels=1, input_size=4)(torch.zeros(0, 2, 1, 4, 4))
