@@ -189,7 +189,8 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for name in OF_STEPS:  # those of the state dict, whatever its T; none if it has none
             there = state_dict.get(prefix + name)
-            setattr(self, name, None if there is None else self.running_mean.new_empty(there.shape))
+            shape = () if there is None else (*there.shape[:1], self.num_features)  # another one torch refuses
+            setattr(self, name, None if there is None else self.running_mean.new_empty(shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

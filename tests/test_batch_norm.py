@@ -163,3 +163,12 @@ def test_recalibration_takes_the_mean_over_all_batches(bn):
         assert "num_batches" in name or torch.equal(value, net.state_dict()[name])
     with pytest.raises(ValueError, match="no batch"):
         recalibrate(net, [])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 1), (4, 2), (2, 4, 3)])
+def test_statistics_of_another_shape_are_not_loaded(shape):
+    norm = BatchNorm2d(3)
+    norm(torch.randn(4, 2, 3, 5, 5))
+    state = {**norm.state_dict(), "running_mean_t": torch.zeros(shape)}
+    with pytest.raises(RuntimeError, match="size mismatch for running_mean_t"):
+        BatchNorm2d(3).load_state_dict(state)
