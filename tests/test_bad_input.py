@@ -100,6 +100,7 @@ OPTIONS = {
     "-cutmixup_auto": ("did you mean -cutupmix_auto?",),
     "extra": ("unrecognized arguments: extra",),
     "-name a/b": ("-name", "'a/b' is not the name of a folder", "-out_dir"),
+    "-name a\x1bb": ("-name", "is not the name of a folder"),
     "-name ..": ("-name", "'..' is not the name of a folder"),
     "-device tpu": ("-device tpu", "no such device", "cpu, cuda"),
     "-device cpu:3": ("-device cpu:3",),

@@ -2,6 +2,7 @@
 
 import io
 import re
+import subprocess
 import sys
 
 import pytest
@@ -10,7 +11,9 @@ from torch import nn
 
 from deploy.conversion import Score, calibrate
 from neurons import build_neuron
+from tests.helpers import ENVIRONMENT, SCRIPT, TIMEOUT
 from utils import progress
+from utils.checkpoint import read_checkpoint
 from utils.engine import TrainState, evaluate, train_one_epoch
 
 CPU = torch.device("cpu")
@@ -69,3 +72,20 @@ def test_a_bar_on_a_terminal_of_the_first_rank(monkeypatch, rank):
     monkeypatch.setattr(progress.dist, "get_rank", lambda: rank)
     evaluate(nn.Linear(3, 2), BATCHES, loss, device=CPU, steps=2)
     assert ("test:" in terminal.getvalue()) is (rank == 0)
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_ends_the_run_in_one_line(tmp_path):
+    """As ``python train_BPTT.py … | head -1``; what was saved until then is whole."""
+    options = "-dataset digits -model mlp3 -T 2 -b 8 -train_fraction 0.05 -epochs 200 -T_max 200 -device cpu -name a"
+    command = [sys.executable, "-u", SCRIPT, *options.split()]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline().startswith("mlp3 with CLIF")
+    run.stdout.close()
+    assert run.wait(TIMEOUT) == 141
+    said = run.stderr.read()
+    assert said == "train_BPTT.py: stopped: nobody reads what it prints; what was saved is kept\n"
+    for checkpoint in (tmp_path / "logs/a").glob("checkpoint_*.pth"):
+        assert read_checkpoint(checkpoint)["epoch"] < 199

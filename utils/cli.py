@@ -100,7 +100,7 @@ def number(
 
 def folder_name(text: str) -> str:
     """the name of one folder"""
-    if text in {"", ".."} or Path(text).name != text:
+    if text in {"", ".."} or Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a folder; where it goes is -out_dir's to say")
     return text
 
