@@ -34,7 +34,8 @@ done
 sweeps=()
 for checkpoint in "${checkpoints[@]}"; do
   "$python" "$here/inference.py" -resume "$checkpoint" -sweep
-  sweeps+=("$(dirname "$checkpoint")/inference/$(basename "${checkpoint%.*}")/sweep.json")
+  name=$(basename "$checkpoint")
+  sweeps+=("$(dirname "$checkpoint")/inference/${name%.*}/sweep.json")
 done
 PYTHONPATH=$here "$python" -m deploy.table8 -sweeps "${sweeps[@]}" -out_dir "$out_dir"
 echo "table: $out_dir"
