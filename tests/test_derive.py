@@ -1,11 +1,15 @@
 """A neuron's step and its derived derivative, in float64, against autograd through the unrolled step."""
 
+import itertools
+import math
+
 import pytest
 import torch
 
-from neurons.ops.derive import derive
+from neurons import build_neuron
+from neurons.ops.derive import SAVE, derive
 from neurons.ops.dynamics import Dynamics, Learned
-from neurons.ops.graph import Graph, evaluate, ordered
+from neurons.ops.graph import OPS, Graph, evaluate, inputs_of, ordered, reach
 from neurons.ops.trace import DerivationError
 from neurons.surrogate import SURROGATES
 
@@ -198,3 +202,33 @@ def test_a_step_that_cannot_be_derived_is_told_why(step, words):
         derive(Dynamics(step.__name__, step, (("u", 0.0), ("m", 0.0))))
     assert "\n" not in str(error.value)
     assert isinstance(error.value, DerivationError) == (step is not too_few)
+
+
+def price_of(saved, derived):
+    """What it costs to keep these values of a step and to compute the others again; infinite if it cannot be done."""
+    of_step = {"c", *derived.dynamics.state_names}
+    gradients = {"g_s", *(f"g_{state}" for state in derived.dynamics.state_names)}
+    names = {n: inputs_of(n) for n in reach(*derived.back)}
+    primal = {n for n, inputs in names.items() if inputs & of_step and not inputs & gradients}
+    forward = reach(*derived.forward)
+    price = sum(SAVE + sum(OPS[m.op].cost for m in ordered([n]) if m not in forward) for n in saved)
+    seen = set(saved)
+    todo = [n for n in primal if n in derived.back or any(n in user.args for user in names.keys() - primal)]
+    while todo:
+        node = todo.pop()
+        if node in seen or node not in primal:
+            continue
+        if not node.args:
+            return math.inf
+        seen.add(node)
+        price += OPS[node.op].cost
+        todo.extend(node.args)
+    return price
+
+
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "KLIF", "ILIF"])
+def test_no_other_values_cost_less_to_keep(name):
+    derived = derive(build_neuron(name).dynamics())
+    values = sorted((n for n in reach(*derived.back) if not n.is_mask and n.constant is None), key=lambda n: n.number)
+    prices = [price_of(some, derived) for size in range(4) for some in itertools.combinations(values, size)]
+    assert price_of(derived.saved, derived) <= min(prices) + 1e-9
