@@ -186,7 +186,3 @@ if __name__ == "__main__":
     except StoppedError as stopped:
         print(f"reproduce.py: stopped by {stopped}; the same command resumes it", file=sys.stderr)
         sys.exit(stopped.code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:  # piped to head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

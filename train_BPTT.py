@@ -186,14 +186,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(PROGRAM, UsageError):
         ranks = Ranks.from_environment()
     try:
-        with one_line_errors(PROGRAM, *ERRORS, speaks=ranks.speaks), naming_lost_ranks():
+        with one_line_errors(PROGRAM, *ERRORS, speaks=ranks.speaks, alone=ranks.world == 1), naming_lost_ranks():
             train_each_seed(words, script, ranks)
     except Stopped as stopped:
         sys.exit(stopped.code)
-    except KeyboardInterrupt:
-        if ranks.is_first:
-            print(f"{PROGRAM}: stopped before the first batch; nothing was trained", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ it; a sum is two edges into one node; dropout is gone.
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
 import nir
@@ -29,6 +29,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from models import SpikingNetwork
 from models.batch_norm import BatchNorm2d
 from neurons import LIF, PLIF, SpikingNeuron
+from utils.aside import replacing
+from utils.run_dir import naming_disk
 
 from .nir_nodes import GraphBuilder, NotInNIRError
 
@@ -82,13 +84,15 @@ def to_nir(net: SpikingNetwork, input_shape: tuple[int, int, int], dt: float = D
 
 
 def write_nir(graph: nir.NIRGraph, path: Path) -> None:
-    """Write a graph so that the file is the old one or the new one, never a part of it."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        nir.write(aside, graph)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a graph so that the file is the old one or the new one, never a part of it.
+
+    Raises:
+        UsageError: if the disk does not take it.
+    """
+    packed = BytesIO()  # HDF5 itself ends in many lines, and leaves its file, where the disk is full
+    nir.write(packed, graph)
+    with naming_disk(path), replacing(path, "wb") as file:
+        file.write(packed.getbuffer())
 
 
 def _refuse(name: str, module: nn.Module) -> None:

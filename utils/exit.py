@@ -1,4 +1,4 @@
-"""How every command ends when it cannot go on, one line on standard error and exit code 2; and how it warns."""
+"""How every command ends when it cannot go on, or is asked not to: one line on standard error, and an exit code."""
 
 from __future__ import annotations
 
@@ -6,42 +6,91 @@ import os
 import select
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+from .aside import DISK_IS_FULL
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler's, and that of a terminal which closes
+
+
+class AskedToEnd(KeyboardInterrupt):
+    """One of ENDING came; what a block leaves half-written it takes away, as after Ctrl-C."""
+
+    def __init__(self, signum: int):
+        super().__init__()
+        self.signum = signum
 
 
 @contextmanager
 def one_line_errors(
-    command: str, *errors: type[Exception], speaks: Callable[[], bool] = lambda: True
+    command: str, *errors: type[Exception], speaks: Callable[[], bool] = lambda: True, alone: bool = True
 ) -> Iterator[None]:
-    """Turn ``errors`` into a line each and exit code 2; warnings are a line as well.
+    """Turn ``errors``, and a disk that is full, into a line and exit code 2; warnings are a line as well.
 
-    Where nobody reads what is printed any more (``| head``), the exit code is a shell's for that, 141.
+    A process that is asked to end says so too, and its exit code is a shell's: 130 after Ctrl-C, 143 after SIGTERM,
+    129 after SIGHUP, 141 where nobody reads what is printed any more (``| head``).
 
     Args:
         command: what the user typed, for the start of the line.
-        speaks: whether this process is the one to say it; every process exits with 2.
+        speaks: whether this process is the one to say it; every process exits with the same code.
+        alone: False for one of several ranks: it may be waiting for others, where SIGTERM must end it at once.
     """
     before = warnings.formatwarning
     # where in the source it was said is of no use to who typed a command
     warnings.formatwarning = lambda message, *_, **__: f"{command}: warning: {message}\n"
-    try:
-        yield
-    except errors as error:
+
+    def leave(said: str, code: int) -> None:
         if speaks():
-            said = str(error).replace("\n", "\\n")  # of a file's name
-            print(f"{command}: error: {said}", file=sys.stderr, flush=True)
-        sys.exit(2)
+            print(f"{command}: {said}".replace("\n", "\\n"), file=sys.stderr, flush=True)  # in a file's name
+        sys.exit(code)
+
+    try:
+        with raising_when_asked_to_end(ENDING if alone else ()):
+            yield
+    except errors as error:
+        leave(f"error: {error}", 2)
     except BrokenPipeError:
         if not nobody_reads():
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
-        if speaks():
-            print(f"{command}: stopped: nobody reads what it prints; what was saved is kept", file=sys.stderr)
-        sys.exit(128 + signal.SIGPIPE)
+        leave("stopped: nobody reads what it prints; what was saved is kept", 128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in DISK_IS_FULL:
+            raise
+        file = f" to {error.filename}" if error.filename else ""
+        leave(f"error: cannot write{file}: {error.strerror}; what was saved before is kept", 2)
+    except KeyboardInterrupt as asked:
+        signum = asked.signum if isinstance(asked, AskedToEnd) else signal.SIGINT
+        leave(f"stopped by {signal.Signals(signum).name}; what was saved before is kept", 128 + signum)
     finally:
         warnings.formatwarning = before
+
+
+@contextmanager
+def raising_when_asked_to_end(signals: Iterable[int]) -> Iterator[None]:
+    """Raise :class:`AskedToEnd` at each of ``signals`` that would end this process where it stands."""
+    owner = os.getpid()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a fork, which has nothing to take away
+            os._exit(128 + signum)
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)  # a second one ends it at once
+        raise AskedToEnd(signum)
+
+    is_main = threading.current_thread() is threading.main_thread()  # no other may set them
+    ours = [each for each in signals if is_main and signal.getsignal(each) == signal.SIG_DFL]  # nohup's stay ignored
+    for each in ours:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
 
 
 def nobody_reads() -> bool:

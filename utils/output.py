@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .aside import DISK_IS_FULL
 from .run_dir import naming_disk
 
 
@@ -26,7 +27,8 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
         standing = next(parent for parent in out_dir.absolute().parents if parent.exists())
         aside = tempfile.TemporaryDirectory(dir=standing, prefix=f".{out_dir.name}-")
     with aside as folder:
-        yield Path(folder)
+        with naming_disk(out_dir, DISK_IS_FULL):
+            yield Path(folder)
         with naming_disk(out_dir):
             out_dir.mkdir(parents=True, exist_ok=True)
             for path in sorted(Path(folder).iterdir()):

@@ -11,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -173,11 +173,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def naming_disk(path: Path) -> Iterator[None]:
-    """Turn a write that the disk refuses into a :class:`UsageError` that names ``path``."""
+def naming_disk(path: Path, errnos: Container[int | None] | None = None) -> Iterator[None]:
+    """Turn a write that the disk refuses (given ``errnos``, for one of them) into a UsageError that names ``path``."""
     try:
         yield
     except OSError as error:
+        if errnos is not None and error.errno not in errnos:
+            raise
         raise UsageError(f"cannot write to {path}: {error.strerror or error}; what was saved before is kept") from None
 
 
