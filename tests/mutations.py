@@ -101,7 +101,7 @@ MUTATIONS = (
         "neurons/lif.py",
         "u.clamp(max=1e18)",
         "u",
-        "tests/test_states.py::test_a_hard_reset_takes_an_infinite_potential_back -k steps",
+        "tests/test_finite.py::test_a_hard_reset_takes_an_infinite_potential_back -k steps",
     ),
     Mutation(
         "fused norm: the mean of the gradient is not taken out",
