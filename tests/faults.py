@@ -220,6 +220,6 @@ MUTATIONS = (
         "utils/checkpoint.py",
         "weights_only=True",
         "weights_only=False",
-        "tests/test_bad_input.py::test_bad_checkpoint -k code",
+        "tests/test_bad_checkpoints.py::test_bad_checkpoint -k code",
     ),
 )
