@@ -16,4 +16,5 @@ if not torch.cuda.is_available():
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     replace_the_language_once_per_launch()
 
-pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference")  # fixtures of several files: each is made once
+# fixtures of several files: each is made once
+pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference", "tests.fixtures_reproduce")
