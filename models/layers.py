@@ -21,7 +21,6 @@ from neurons import NEURONS, ReLU, SpikingNeuron
 from .batch_norm import BatchNorm2d
 from .recompute import recompute
 
-
 HALVES = frozenset({torch.float16, torch.bfloat16})
 
 
@@ -49,7 +48,7 @@ HOOKS = (
 
 
 def is_heard(layer: nn.Module) -> bool:
-    """Whether somebody listens to a layer, or to every layer, or has put in another forward: it is then to be called."""
+    """Whether somebody listens to a layer, or to every layer, or put in another forward: it is then to be called."""
     return (
         "forward" in vars(layer)
         or any(getattr(layer, name) for name in HOOKS[:4])

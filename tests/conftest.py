@@ -6,6 +6,7 @@ from importlib.util import find_spec
 if "PYTEST_XDIST_WORKER" in os.environ:  # pytest -n: OpenMP's threads of several processes wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 from tests.interpreter import replace_the_language_once_per_launch
@@ -15,3 +16,14 @@ if not torch.cuda.is_available():
 
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     replace_the_language_once_per_launch()
+
+# fixtures of several files: each is made once
+pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference", "tests.fixtures_reproduce")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is long is slow, too."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")

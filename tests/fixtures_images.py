@@ -1,8 +1,9 @@
-"""What the tests of small image data sets (see :mod:`data.made_up_images`) share."""
+"""What tests on small image data sets (see :mod:`data.made_up_images`) share, those of the script on them too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from data.made_up_images import (  # noqa: F401 - the writers, for the tests
     write_cifar100,
     write_tiny_imagenet,
 )
+from tests.helpers import assert_refused, run_training
 
 CPU = torch.device("cpu")
+QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
 
 
 def load(name, data_dir, **options):
@@ -41,3 +44,31 @@ def error_of(call: Callable[..., object], *args: object, **options: object) -> s
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """CIFAR-10 and CIFAR-100 of 20 and 10 images to train on, for reading only."""
+    folder = tmp_path_factory.mktemp("data")
+    write_cifar10(folder, per_batch=4, test=4)
+    write_cifar100(folder, train=10, test=4)
+    return folder
+
+
+@pytest.fixture
+def train(tmp_path, data_dir):
+    """Run QUICK with more options."""
+    home = tmp_path / "cwd"
+    home.mkdir()
+
+    def run(*options: str | Path, **how):
+        return run_training(*QUICK, "-data_dir", data_dir, *options, cwd=home, **how)
+
+    return run
+
+
+def refused(train, *options: str | Path, says: tuple[str, ...]) -> None:
+    """Refused before anything was written where the run would have gone."""
+    result = train(*options)
+    assert_refused(result, *says)
+    assert result.stdout == ""

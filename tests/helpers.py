@@ -1,26 +1,22 @@
 """The training script as its users run it: a process of its own, judged by exit code, output and files.
 
 Importing torch and its libraries takes seconds, and there are many cases: :func:`run_training` forks each run from
-one process that has imported them, run nothing and has one thread, as it sees to. ``fresh=True`` starts a new
-interpreter, which is taken down too. No run outlives its ``timeout``, nor do the processes that it starts.
+one process, tests/fork_server.py, that has imported them, run nothing and has one thread, as it sees to.
+``fresh=True`` starts a new interpreter, which is taken down too. No run outlives its ``timeout``, nor do the processes
+that it starts.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
 import json
 import os
-import resource
-import runpy
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,15 +27,8 @@ from subprocess import CompletedProcess
 import torch
 from torch import Tensor
 
-from data import DATASETS
-
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_BPTT.py"
-# what the script imports, now or later
-LIBRARIES = (
-    *("torch", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "models", "settings.build"),
-    *("utils.interrupt", *(f"data.{where.split('.')[0]}" for where in DATASETS.values())),
-)
 # one thread: the same sums in the same order on every machine, and nothing that a fork would lose
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
 ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
@@ -197,64 +186,11 @@ def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> Non
 
 @cache
 def fork_server() -> subprocess.Popen:
-    """The process that runs are forked from: this file, run as a program."""
-    server = subprocess.Popen(
-        [sys.executable, __file__], env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    """The process that runs are forked from."""
+    command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+    server = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(server.terminate)
     return server
-
-
-def serve() -> dict:
-    """Fork a child for each request on stdin and report its pid and its exit code; returns in the children only."""
-    replies = os.fdopen(os.dup(1), "w")
-    child = 0
-    is_late = False
-
-    def end_child(signum: int, frame: object) -> None:
-        nonlocal is_late
-        is_late = signum == signal.SIGALRM
-        if child:
-            os.killpg(child, signal.SIGKILL)
-        if not is_late:
-            os._exit(128 + signum)
-
-    before = {signum: signal.signal(signum, end_child) for signum in (signal.SIGALRM, signal.SIGTERM)}
-    for line in sys.stdin:
-        request = json.loads(line)
-        threads = os.listdir("/proc/self/task")
-        assert len(threads) == 1, "a fork would lose the other threads, and keep what they had locked"
-        is_late = False
-        child = os.fork()
-        if not child:
-            os.setpgid(0, 0)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-            return request
-        with suppress(PermissionError, ProcessLookupError):
-            os.setpgid(child, child)  # whoever comes first
-        signal.alarm(request["timeout"])
-        print(child, file=replies, flush=True)
-        _, status = os.waitpid(child, 0)
-        signal.alarm(0)
-        print("late" if is_late else os.waitstatus_to_exitcode(status), file=replies, flush=True)
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what it left behind
-        child = 0
-    sys.exit()
-
-
-def leave(code: object) -> None:
-    """End this process as the interpreter does, but for freeing every object: that takes ten times as long as a run
-    that is refused. Returns where the interpreter has something to say about it."""
-    if code is not None and not isinstance(code, int):
-        return
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):  # a full disk, a closed stream
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code or 0)
 
 
 def run_folder(out_dir: Path) -> Path:
@@ -301,22 +237,3 @@ def assert_refused(result: CompletedProcess, *parts: str, speaker: str = "train_
     assert result.stderr.count("\n") == 1, result.stderr
     for part in parts:
         assert part in result.stderr
-
-
-if __name__ == "__main__":
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()  # a fork's collector then leaves their pages shared
-    request = serve()
-    os.chdir(request["cwd"])
-    for fd, path in ((1, request["out"]), (2, request["err"])):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), fd)
-    for limit, soft in request["limits"]:
-        resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
-    sys.argv = request["argv"]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as ended:
-        leave(ended.code)
-        raise
-    leave(0)

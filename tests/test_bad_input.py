@@ -1,53 +1,15 @@
 """Bad input to the training script: exit code 2, one line that says what is wrong, and nothing written."""
 
-import io
 import os
-import pickle
 import resource
-import signal
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader
 
 from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_cifar10_pt
-from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
-from tests.helpers import assert_refused, assert_same, fork_server, rows_of, run_folder, run_training, weights_in
-from utils.engine import MemoryFullError, naming_memory
-
-QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_cifar10(folder, per_batch=4, test=4)
-    write_cifar100(folder, train=10, test=4)
-    return folder
-
-
-@pytest.fixture
-def train(tmp_path, data_dir):
-    """Run QUICK with more options."""
-    home = tmp_path / "cwd"
-    home.mkdir()
-
-    def run(*options: str | Path, **how):
-        return run_training(*QUICK, "-data_dir", data_dir, *options, cwd=home, **how)
-
-    return run
-
-
-def refused(train, *options: str | Path, says: tuple[str, ...]) -> None:
-    """Refused before anything was written where the run would have gone."""
-    result = train(*options)
-    assert_refused(result, *says)
-    assert result.stdout == ""
-
+from tests.fixtures_images import refused, write_cifar10, write_tiny_imagenet
+from tests.helpers import assert_refused, fork_server, run_folder, run_training
 
 OPTIONS = {
     "-neuron CLlF": ("unknown neuron 'CLlF'; did you mean CLIF?", "LIF, PLIF, CLIF, KLIF, GLIF, ILIF, PSN, relu"),
@@ -207,117 +169,6 @@ def test_refused_image_is_named_in_mid_run(train, tmp_path, workers):
     assert os.listdir(tmp_path / "cwd" / "logs") == []  # the run's folder went with it
 
 
-# -- checkpoints
-
-
-class RunsCode:
-    def __reduce__(self):
-        return os.mkdir, ("code ran",)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, data_dir):
-    home = tmp_path_factory.mktemp("checkpoint")
-    result = run_training(*QUICK, "-data_dir", data_dir, cwd=home)
-    assert result.returncode == 0, result.stderr
-    return run_folder(home / "logs") / "checkpoint_latest.pth"
-
-
-def saved(state: object, **how) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer, **how)
-    return buffer.getvalue()
-
-
-def png() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zipped() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a.txt", "text")
-    return buffer.getvalue()
-
-
-NOT_A_CHECKPOINT = "is not a checkpoint, or is truncated"
-CONTENTS = {
-    "empty": (lambda whole: b"", NOT_A_CHECKPOINT),
-    **{
-        f"cut at {share}": (lambda whole, share=share: whole[: int(share * len(whole))], NOT_A_CHECKPOINT)
-        for share in (0.0001, 0.01, 0.5, 0.99, 0.99999)
-    },
-    "cut, older format": (
-        lambda whole: saved({"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)[:-9],
-        NOT_A_CHECKPOINT,
-    ),
-    "text": (lambda whole: b"these are not the weights\n" * 9, NOT_A_CHECKPOINT),
-    "picture": (lambda whole: png(), "is not a checkpoint"),
-    "zip": (lambda whole: zipped(), NOT_A_CHECKPOINT),
-    "a list": (lambda whole: saved([1, 2]), "holds a list, not a checkpoint"),
-    "a tensor": (lambda whole: saved(torch.zeros(3)), "holds a Tensor, not a checkpoint"),
-    "no network": (lambda whole: saved({"epoch": 3}), "holds no network"),
-    "nothing": (lambda whole: saved({}), "holds no network"),
-    "numbered weights": (lambda whole: saved({1: torch.zeros(3)}), "holds no network"),
-    "code": (lambda whole: saved({"net": RunsCode()}), "holds more than tensors and plain values"),
-    "code, older format": (
-        lambda whole: saved({"net": RunsCode()}, _use_new_zipfile_serialization=False),
-        "holds more than tensors and plain values",
-    ),
-    "code, bare pickle": (lambda whole: pickle.dumps(RunsCode()), "is not a checkpoint, or is damaged"),
-    "a module": (lambda whole: saved(torch.nn.Linear(2, 2)), "holds more than tensors and plain values"),
-    "an array": (lambda whole: saved({"net": {"w": np.zeros(3)}}), "checkpoint_latest.pth"),
-    "other names": (lambda whole: saved({"weight": torch.zeros(3)}), "is of another model: it lacks classifier.bias"),
-}
-
-
-@pytest.mark.parametrize(
-    ("case", "option"),
-    [(case, "-pre_train") for case in CONTENTS] + [(case, "-resume") for case in ("empty", "cut at 0.5", "code")],
-)
-def test_bad_checkpoint(train, tmp_path, checkpoint, case, option):
-    content, says = CONTENTS[case]
-    path = tmp_path / "checkpoint_latest.pth"
-    path.write_bytes(content(checkpoint.read_bytes()))
-    refused(train, option, path, says=(str(path), says))
-    assert os.listdir(tmp_path / "cwd") == []  # nor did any code run
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint_latest.pth", "cwd"]
-
-
-@pytest.mark.parametrize("option", ["-pre_train", "-resume"])
-def test_missing_checkpoint(train, tmp_path, option):
-    refused(train, option, tmp_path / "none.pth", says=(f"no checkpoint at {tmp_path / 'none.pth'}",))
-    refused(train, option, tmp_path, says=(f"no checkpoint at {tmp_path}",))
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ("-model snn5", "is of another model"),
-        ("-model vggsnn", "is of another model"),
-        ("-neuron PLIF", "is of another model: it lacks features.0.act.w"),
-        ("-dataset cifar100", "classifier.weight is [10, 256] there and [100, 256] here"),
-    ],
-)
-def test_checkpoint_of_another_network(train, checkpoint, options, says):
-    refused(train, "-pre_train", checkpoint, *options.split(), says=(str(checkpoint), says))
-
-
-def test_bare_state_dict_cannot_be_resumed(train, tmp_path, checkpoint):
-    torch.save(weights_in(checkpoint), tmp_path / "bare.pth")
-    refused(train, "-resume", tmp_path / "bare.pth", says=("bare.pth cannot be resumed", "-pre_train"))
-
-
-@pytest.mark.parametrize(
-    "damage", [{"epoch": None}, {"epoch": "three"}, {"optimizer": {}}, {"optimizer": []}, {"lr_scheduler": 5}]
-)
-def test_damaged_training_state_cannot_be_resumed(train, tmp_path, checkpoint, damage):
-    torch.save(torch.load(checkpoint, weights_only=True) | damage, tmp_path / "damaged.pth")
-    refused(train, "-resume", tmp_path / "damaged.pth", says=("damaged.pth cannot be resumed",))
-
-
 # -- where the run goes
 
 
@@ -336,46 +187,11 @@ def test_full_disk_in_mid_run(train, tmp_path, bytes_per_file):
     assert not list(folder.glob("*.pth*"))  # none of a part
 
 
-def test_full_disk_leaves_the_last_checkpoint(train, tmp_path, checkpoint):
-    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
-        (tmp_path / name).write_bytes(checkpoint.read_bytes())
-    options = ("-epochs", "2", "-resume", tmp_path / "checkpoint_latest.pth")
-    assert_refused(train(*options, limits={resource.RLIMIT_FSIZE: 1_000_000}), "cannot be written")
-    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
-        assert (tmp_path / name).read_bytes() == checkpoint.read_bytes()
-    assert train(*options).returncode == 0
-
-
 # -- what goes wrong while training
 
 
 def test_loss_that_is_not_finite(train):
     assert_refused(train("-lr", "1e30"), "the loss is not finite at step 1 of epoch 0", "-lr")
-
-
-@pytest.mark.parametrize(
-    ("options", "where"),
-    [
-        ("-b 8", "the loss is not finite at step 1 of epoch 1, and neither is features.0.fwd.0.weight by now"),
-        ("-b 20", "step 0 of the test set, and neither is the output of features.0.fwd.1 by now"),  # its only step
-    ],
-)
-def test_loss_that_is_not_finite_leaves_the_last_checkpoint(train, tmp_path, options, where):
-    explode = "-epochs 3 -lr 1e-2 -lr_scheduler StepLR -step_size 1 -gamma 1e30"
-    result = train(*options.split(), *explode.split())
-    assert_refused(result, where)
-    folder = run_folder(tmp_path / "cwd" / "logs")
-    assert [row["epoch"] for row in rows_of(folder)] == [0]
-    assert "Infinity" not in (folder / "metrics.jsonl").read_text()
-    for name in ("checkpoint_latest.pth", "checkpoint_max.pth"):
-        state = torch.load(folder / name, weights_only=True)
-        assert state["epoch"] == 0
-        assert all(weight.isfinite().all() for weight in state["net"].values())
-    result = train("-pre_train", folder / "checkpoint_latest.pth", "-save_init", "-name", "next")
-    assert result.returncode == 0, result.stderr
-    assert_same(
-        weights_in(folder.parent / "next" / "checkpoint_init.pth"), weights_in(folder / "checkpoint_latest.pth")
-    )
 
 
 @pytest.mark.parametrize("options", ["-T 100000 -b 8", "-T 2 -b 20 -model spiking_resnet18 -T 500"])
@@ -384,17 +200,3 @@ def test_out_of_memory_names_what_takes_less(train, options):
     held = 1024 * int(status.split("VmSize:")[1].split()[0])
     result = train(*options.split(), limits={resource.RLIMIT_AS: held + 2**30})
     assert_refused(result, "out of memory with -b", "-T", "lower one of them")
-
-
-class KillsItsProcess(torch.utils.data.Dataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_killed_worker_is_one_line():
-    with pytest.raises(MemoryFullError, match="a process that loads data was killed") as caught, naming_memory(8, 2):
-        next(iter(DataLoader(KillsItsProcess(), num_workers=1)))
-    assert "\n" not in str(caught.value)

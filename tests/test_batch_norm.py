@@ -1,14 +1,16 @@
-"""Running statistics: float32 whatever autocast says, shared by all steps and of each step; taken again."""
+"""Running statistics: float32 whatever autocast says; shared by all steps, of each step, and of the LIF twin."""
 
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 
+from deploy.conversion import lif_twin
 from models import build_model, recalibrate, steps_known, use_statistics
 from models.batch_norm import NO_STATISTICS, BatchNorm2d
 from models.layers import norm_and_fire
 from models.statistics import batch_norms
-from neurons import build_neuron
+from neurons import build_neuron, ops
+from neurons.ops.c_build import compiler
 from utils.checkpoint import load_weights, save_checkpoint
 
 T, N, C, H = 4, 6, 16, 5
@@ -172,3 +174,27 @@ def test_statistics_of_another_shape_are_not_loaded(shape):
     state = {**norm.state_dict(), "running_mean_t": torch.zeros(shape)}
     with pytest.raises(RuntimeError, match="size mismatch for running_mean_t"):
         BatchNorm2d(3).load_state_dict(state)
+
+
+def test_the_twin_shares_both_kinds_of_statistics():
+    T, net = 3, build_model("snn5_noAP", "CLIF", in_channels=1, input_size=16)
+    for x_seq in torch.rand(3, T, 2, 1, 16, 16):
+        net(x_seq)
+    use_statistics(net.eval(), "per_step")
+    twin = lif_twin(net, -0.06)
+    assert steps_known(twin) == T
+    for own, other in zip(batch_norms(net), batch_norms(twin), strict=True):
+        assert other.statistics == "per_step"
+        for name in ("running_mean", "running_var", "running_mean_t", "running_var_t"):
+            assert getattr(other, name) is getattr(own, name)
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler here")
+@pytest.mark.parametrize("channels", [1, 3, 8])
+def test_a_norm_of_other_channels_is_refused(channels):
+    x, neuron = torch.rand(2, 2, 4, 3, 3), build_neuron("CLIF")
+    weight, bias = torch.ones(channels), torch.zeros(channels)
+    with pytest.raises(ValueError, match=rf"weight is \[{channels}\] .* 4 channels"):
+        ops.norm_and_fire(x, weight, bias, 1e-5, None, neuron.dynamics(), neuron.declared, "c")
+    with pytest.raises(ValueError, match=rf"bias is \[{channels}\] .* 4 channels"):
+        ops.norm_over_ranks(x, torch.ones(4), bias, 1e-5, lambda sums: None)

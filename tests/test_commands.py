@@ -1,7 +1,13 @@
-"""The commands that the paper's users type, letter for letter, in a fresh interpreter, on small data of each family."""
+"""The commands that the paper's users type, letter for letter, in a fresh interpreter, on small data of each family.
+
+And run_inference_script.sh, which makes Table 8.
+"""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_gesture_events
 from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
-from tests.helpers import FIELDS, SAVED, rows_of, run_folder, run_training
+from tests.fixtures_inference import SCRIPT
+from tests.helpers import FIELDS, ROOT, SAVED, assert_refused, rows_of, run_folder, run_training
 
 # command: (what writes its data, settings that config.json must show)
 COMMANDS = {
@@ -106,3 +113,48 @@ def check_board(folder: Path, row: dict) -> None:
     assert set(board.Tags()["scalars"]) == set(FIELDS) - {"epoch"}
     (point,) = board.Scalars("test_loss")
     assert (point.step, point.value) == (0, pytest.approx(row["test_loss"], rel=1e-6))
+
+
+def program(*command, cwd):
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_fresh_interpreter_says_the_same(tmp_path):
+    done = program(sys.executable, SCRIPT, "-resume", "gone.pth", "-neuron", "LIF", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "inference.py: error: no checkpoint at gone.pth\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "no logs/digits_CLIF/checkpoint_max.pth; make it with: python train_BPTT.py"),
+        (["one"], "usage: "),
+        ([__file__, "gone.pth"], "no checkpoint at gone.pth"),
+    ],
+)
+def test_script_says_what_is_missing(arguments, says, tmp_path):
+    done = program(ROOT / "run_inference_script.sh", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_script_makes_table_8_of_what_the_main_job_leaves(run, tmp_path):
+    (tmp_path / "logs").mkdir()
+    run.rename(tmp_path / "logs" / "digits_CLIF")
+    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
+    table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
+    assert [trial["v_reset"] for trial in table["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
+
+
+def test_main_job_commands_of_the_script_are_training_commands(tmp_path):
+    """The commands that the script tells its reader to type are ones that the training script takes."""
+    (line,) = [line for line in (ROOT / "run_inference_script.sh").read_text().splitlines() if "train_BPTT.py" in line]
+    options = line.split("train_BPTT.py")[1].strip('"').split()
+    result = run_training(*options, "-neuron", "LIF", "-name", "digits_LIF", "-lr", "-1", cwd=tmp_path)
+    assert_refused(result, "argument -lr: must be > 0")  # and of nothing before it

@@ -10,8 +10,7 @@ import torch
 
 from deploy import table8
 from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
-from models import build_model, steps_known, use_statistics
-from models.statistics import batch_norms
+from models import build_model
 from tests.golden import fill_, normal, read_golden
 from tests.test_golden import build, input_and_labels
 from utils.checkpoint import load_weights, save_checkpoint
@@ -237,19 +236,6 @@ def test_table_8_has_a_row_for_each_kind_of_statistics(tmp_path):
         for trial in other["fixed"]:
             trial["acc_per_step"] = 1
     table8.write_table(others, tmp_path, "table8")
-
-
-def test_the_twin_shares_both_kinds_of_statistics():
-    T, net = 3, build_model("snn5_noAP", "CLIF", in_channels=1, input_size=16)
-    for x_seq in torch.rand(3, T, 2, 1, 16, 16):
-        net(x_seq)
-    use_statistics(net.eval(), "per_step")
-    twin = lif_twin(net, -0.06)
-    assert steps_known(twin) == T
-    for own, other in zip(batch_norms(net), batch_norms(twin), strict=True):
-        assert other.statistics == "per_step"
-        for name in ("running_mean", "running_var", "running_mean_t", "running_var_t"):
-            assert getattr(other, name) is getattr(own, name)
 
 
 def test_sweeps_that_do_not_belong_in_one_row_are_refused():

@@ -31,7 +31,6 @@ from tests.helpers import (
     started,
     wait_until,
 )
-from utils.interrupt import resume_command
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
 # In over a thousand such runs one rank was seen to wait for ever, and the reason was not found; twice in a row fails
@@ -151,18 +150,6 @@ def test_two_hosts_stopped_and_resumed(home, alone, tmp_path):
         results = [outcome(process) for process in hosts]
     assert [result.returncode for result in results] == [0, 0], results
     assert_close_run(run_folder(tmp_path), alone)
-
-
-def test_command_that_resumes_on_the_machines_there_were():
-    argv, latest = ["train_BPTT.py", "-b", "8", "-resume", "auto"], Path("logs/a run/checkpoint_latest.pth")
-    script = "train_BPTT.py -b 8 -resume 'logs/a run/checkpoint_latest.pth'"
-    nodes = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "node1"}
-    assert resume_command(argv, latest, 1, {}).endswith(f" {script}")
-    assert resume_command(argv, latest, 4, nodes) == f"torchrun --nproc_per_node=4 {script}"
-    assert resume_command(argv, latest, 8, nodes) == (
-        "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=node1:29400 "
-        f"{script}  # on each of the 2 nodes"
-    )
 
 
 @pytest.mark.slow

@@ -1,10 +1,17 @@
-"""What an epoch's figures mean: the prediction is the sum over time, the loss the mean over samples."""
+"""What an epoch's figures mean: the prediction is the sum over time, the loss the mean over samples.
+
+And how an epoch ends whose loading process was killed.
+"""
+
+import os
+import signal
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from utils.engine import evaluate
+from utils.engine import MemoryFullError, evaluate, naming_memory
 from utils.meter import Meter
 
 CPU = torch.device("cpu")
@@ -31,3 +38,17 @@ def test_the_loss_is_the_mean_over_samples_not_over_batches():
     batches = [(torch.zeros(2, samples, 1), torch.zeros(samples, dtype=torch.int64)) for samples in (3, 1)]
     seen = evaluate(nn.Identity(), batches, lambda logits, _: torch.tensor(float(logits.shape[1])), device=CPU, steps=2)
     assert seen["loss"] == pytest.approx((3 * 3 + 1 * 1) / 4)
+
+
+class KillsItsProcess(Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_worker_is_one_line():
+    with pytest.raises(MemoryFullError, match="a process that loads data was killed") as caught, naming_memory(8, 2):
+        next(iter(DataLoader(KillsItsProcess(), num_workers=1)))
+    assert "\n" not in str(caught.value)

@@ -12,6 +12,7 @@ from data.made_up_events import write_dvs_cifar10_pt
 from deploy.conversion import Score, climb, lif_twin
 from models import build_model
 from neurons import build_neuron
+from tests.test_states import BACKENDS
 from utils.engine import TrainState, evaluate, train_one_epoch
 from utils.finite import NonFiniteLossError, first_not_finite
 from utils.optim import build_optimizer
@@ -50,6 +51,36 @@ def test_psn_too():
     x_seq = torch.rand(4, 3, 5)
     x_seq[1, 2, 3] = math.nan
     assert build_neuron("PSN", T=4)(x_seq).isnan().nonzero().tolist() == [[3, 2, 3]]
+
+
+def fired(neuron, x, step_mode):
+    """Spikes, the last v, and the gradient of a weighted sum of the spikes and v by x (and by PLIF's w)."""
+    x = x.clone().requires_grad_()
+    functional.set_step_mode(neuron, step_mode)
+    spikes = neuron(x) if step_mode == "m" else torch.stack([neuron(x_t) for x_t in x])
+    weights = torch.arange(1.0, 1 + spikes.numel()).view_as(spikes)
+    ((spikes * weights).sum() + torch.where(neuron.v.isfinite(), neuron.v, 0.0).sum()).backward()
+    learned = [w.grad for w in neuron.parameters()]
+    return spikes.detach(), neuron.v.detach(), x.grad, *learned
+
+
+@pytest.mark.parametrize("infinity", [float("inf"), 3.4e38])
+@pytest.mark.parametrize("backend", [*BACKENDS, "steps"])
+@pytest.mark.parametrize("v_reset", [0.0, -0.06, 0.3])
+@pytest.mark.parametrize("name", ["LIF", "PLIF"])
+def test_a_hard_reset_takes_an_infinite_potential_back(name, v_reset, backend, infinity):
+    x = torch.tensor([[0.2, 0.4], [infinity, 0.9], [0.5, 0.5], [0.9, infinity], [0.4, 0.8]])  # [T, N]
+    step_mode = "s" if backend == "steps" else "m"
+    neuron = build_neuron(name, v_reset=v_reset, backend="auto" if backend == "steps" else backend, step_mode=step_mode)
+    spikes, v, g_x, *learned = fired(neuron, x, step_mode)
+    # after the infinite step: as if a finite current had made the same spike
+    reference = build_neuron(name, v_reset=v_reset, backend="reference")
+    expected = fired(reference, x.clamp(max=100.0), "m")
+    assert torch.equal(spikes, expected[0])
+    torch.testing.assert_close(v, expected[1])
+    torch.testing.assert_close(g_x, expected[2])
+    for ours, theirs in zip(learned, expected[3:], strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def network(neuron="CLIF", **options):

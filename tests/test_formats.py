@@ -128,9 +128,8 @@ def former_place(name):
 @pytest.fixture(scope="module")
 def former(published):
     """The same ResNet-18, as this project saved it before it took the published names and order."""
-    names = sorted(
-        {former_name(name): name for name in published["net"]}.items(), key=lambda pair: former_place(pair[0])
-    )
+    renamed = {former_name(name): name for name in published["net"]}
+    names = sorted(renamed.items(), key=lambda pair: former_place(pair[0]))
     learned = dict(build_model("spiking_resnet18", "PLIF").named_parameters())
     order = [name for _, name in names if name in learned]
     state = {i: {"momentum_buffer": momentum(name, published["net"][name].shape)} for i, name in enumerate(order)}

@@ -18,6 +18,7 @@ import torch
 
 from tests.fixtures_images import write_cifar10
 from tests.helpers import SCRIPT, TIMING, assert_refused, assert_same, outcome, rows_of, run_training, started
+from utils.interrupt import resume_command
 
 EPOCHS = 2
 BATCHES = 5  # of 20 images
@@ -123,6 +124,18 @@ def test_told_to_stop(home, whole, signum, code):
     result = run_training(*argv, cwd=home)
     assert (result.returncode, result.stderr) == (0, "")
     assert_same_run(folder, whole[0])
+
+
+def test_command_that_resumes_on_the_machines_there_were():
+    argv, latest = ["train_BPTT.py", "-b", "8", "-resume", "auto"], Path("logs/a run/checkpoint_latest.pth")
+    script = "train_BPTT.py -b 8 -resume 'logs/a run/checkpoint_latest.pth'"
+    nodes = {"LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2", "MASTER_ADDR": "node1"}
+    assert resume_command(argv, latest, 1, {}).endswith(f" {script}")
+    assert resume_command(argv, latest, 4, nodes) == f"torchrun --nproc_per_node=4 {script}"
+    assert resume_command(argv, latest, 8, nodes) == (
+        "torchrun --nnodes=2 --nproc_per_node=4 --rdzv_backend=c10d --rdzv_endpoint=node1:29400 "
+        f"{script}  # on each of the 2 nodes"
+    )
 
 
 def test_damaged_latest_falls_back_to_the_previous(home, whole):

@@ -9,14 +9,8 @@ from models import MODELS, build_model
 from models.layers import HALVES, BatchNorm2d, Conv2d, slow_halves
 from neurons import NEURONS, PSN, SpikingNeuron
 
-KINDS = (
-    "snn5",
-    "snn5_noAP",
-    "vggsnn",
-    "spiking_resnet18",
-    "spiking_vgg11_bn",
-    "plif_fashion_32",
-)  # the rest are deeper
+# the rest are deeper
+KINDS = ("snn5", "snn5_noAP", "vggsnn", "spiking_resnet18", "spiking_vgg11_bn", "plif_fashion_32")
 QUICK = ("snn5", "snn5_noAP")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

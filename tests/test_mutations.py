@@ -1,9 +1,9 @@
-"""That faults are noticed: the table of ``tests/mutations.py`` fits the code, and some of it is tried."""
+"""That faults are noticed: the table of ``tests/faults.py`` fits the code, and some of it is tried."""
 
 import pytest
 
-from tests import mutations
-from tests.mutations import MUTATIONS, ROOT, apply, check, copy_of_the_project
+from tests.faults import MUTATIONS, Mutation
+from tests.mutations import ROOT, apply, check, copy_of_the_project
 
 TRIED = (0, 4, 12)  # by their place in the table: a neuron, a surrogate, the loss; each takes seconds
 
@@ -36,14 +36,14 @@ def test_the_fault_is_caught(tree, mutation):
 
 @pytest.mark.slow
 def test_a_fault_that_no_test_sees_is_reported(tree):
-    harmless = mutations.Mutation(
+    harmless = Mutation(
         "none", "utils/loss.py", "T, _, K = logits.shape", "T, _,  K = logits.shape", "tests/test_engine.py"
     )
     is_caught, seen = check(harmless, tree)
     assert not is_caught
     assert "SURVIVED" in seen
     with pytest.raises(ValueError, match="0 times"):
-        apply(mutations.Mutation("gone", "utils/loss.py", "no such text", "", ""), tree)
+        apply(Mutation("gone", "utils/loss.py", "no such text", "", ""), tree)
 
 
 @pytest.mark.long

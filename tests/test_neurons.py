@@ -1,4 +1,4 @@
-"""Neurons against literal traces, in both step modes."""
+"""Neurons against literal traces, in both step modes; and what holds of each of them, and of every back end."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from spikingjelly.activation_based import functional
 
 from neurons import LIF, build_neuron, lif_step
 from tests.golden import read_golden
+from tests.test_states import BACKENDS, CASES, current
 
 TRACES = read_golden("neuron_traces")
 
@@ -92,6 +93,14 @@ def test_surrogate_derivative_integrates_to_one(surrogate, alpha):
     assert torch.trapezoid(x.grad, x.detach()).item() == pytest.approx(1.0, rel=1e-3)
 
 
+def test_auto_never_switches_silently():
+    x = torch.rand(2, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="backend triton has float32"):
+        build_neuron("CLIF", backend="triton")(x)
+    with pytest.raises(ValueError, match="unknown backend"):
+        build_neuron("CLIF", backend="tritn")
+
+
 class Twitchy(LIF):
     """LIF with a step of its own."""
 
@@ -106,3 +115,21 @@ def test_a_step_of_one_s_own_is_what_runs_over_a_sequence():
     steps = Twitchy(step_mode="s")
     assert torch.equal(neuron(x), torch.stack([steps(c) for c in x]))
     assert not torch.equal(neuron(x), LIF(keep_state=False)(x))
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "windowed"])
+@pytest.mark.parametrize("keep_state", [True, False])
+@pytest.mark.parametrize(("name", "v_reset"), CASES)
+def test_spikes_may_be_changed_in_place(name, v_reset, keep_state, backend):
+    """No back end keeps spikes for its backward: the gradient is that of the same change out of place."""
+    options = {"bptt_k": 1} if backend == "windowed" else {"backend": backend}
+    gradients = []
+    for change in (lambda s: s.mul_(3).add_(1), lambda s: s * 3 + 1):
+        neuron = build_neuron(name, v_reset=v_reset, keep_state=keep_state, **options)
+        x = current((4, 10)).requires_grad_()
+        changed = change(neuron(x))
+        (changed * changed).sum().backward()
+        gradients.append((x.grad, *(w.grad for w in neuron.parameters())))
+    assert gradients[0][0].any()
+    for ours, theirs in zip(*gradients, strict=True):
+        assert torch.equal(ours, theirs)

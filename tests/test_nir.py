@@ -15,6 +15,7 @@ from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG
 from neurons import build_neuron
+from tests.fixtures_inference import LAYERS, refused, result
 from tests.golden import fill_, normal
 from tests.nir_readers import READERS, differing, exported
 from tests.test_conversion import firing
@@ -195,3 +196,46 @@ def test_report_names_the_framework_and_the_agreement(tmp_path):
     said = export_and_read_back(net, (3, 32, 32), tmp_path / "new" / "net.nir", normal("x", (4, 3, 3, 32, 32)))
     assert "Read back by SpikingJelly 2.0.0: 3 of 3 predictions the same" in said
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["net.nir"]
+
+
+def test_export_is_read_back(run, infer):
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", *["-neuron", "LIF", "-v_reset", "-0.06", "-export"], run / "n.nir"
+    )
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+    assert (run / "n.nir").stat().st_size > 1e6
+
+
+def test_calibration_for_export_keeps_to_hard_resets(run, infer):
+    options = ["-calibrate", "-calibrate_samples", "20", "-v_resets", "soft", "-0.04", "-export"]
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", *options, run / "n.nir")
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+    found = result(run, "sweep.json")
+    assert [trial["v_reset"] for trial in found["fixed"]] == [None, -0.04]
+    assert None not in found["calibrated"]["per_layer"]["v_reset"].values()
+
+
+def test_a_network_calibrated_for_hard_resets_is_saved_and_exported_later(run, infer):
+    options = ["-calibrate", "-calibrate_hard", "-calibrate_samples", 20, "-v_resets", "soft", -0.04]
+    code, out, err = infer("-resume", run / "checkpoint_latest.pth", *options, "-save_lif", run / "hard.pth")
+    assert code == 0, err
+    assert f"LIF network: {run / 'hard.pth'}\n" in out
+    assert None not in result(run, "sweep.json")["calibrated"]["per_layer"]["v_reset"].values()
+    code, out, err = infer("-resume", run / "hard.pth", "-export", run / "n.nir")
+    assert code == 0, err
+    assert "Read back by SpikingJelly" in out
+
+
+def test_a_soft_reset_that_is_saved_says_what_it_is_not_for_and_the_way_there(run, infer):
+    code, out, err = infer(
+        "-resume", run / "checkpoint_latest.pth", "-neuron", "LIF", "-v_reset", "soft", "-save_lif", run / "soft.pth"
+    )
+    assert code == 0, err
+    assert f"soft.pth (not for -export as it is: soft reset in {', '.join(LAYERS)}, which NIR has not; give a" in out
+    refused(infer, run / "soft.pth", f"-export {run / 'n.nir'}", "give a -v_reset, or let -calibrate choose one")
+    for way in (["-v_reset", -0.06], ["-calibrate", "-calibrate_samples", 20, "-v_resets", -0.04]):
+        code, out, err = infer("-resume", run / "soft.pth", *way, "-export", run / f"{len(way)}.nir")
+        assert code == 0, err
+        assert "Read back by SpikingJelly" in out

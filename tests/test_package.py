@@ -136,15 +136,10 @@ for name in clif_neurons.NEURONS:
 
 def test_installs_alone_as_clif_neurons(installed, tmp_path):
     everything = {path.name for path in (ROOT / "neurons").rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert {path.name for path in (installed / "clif_neurons").rglob("*") if path.suffix != ".pyc"} - {
-        "ops",
-        "__pycache__",
-    } == everything
-    assert {path.name for path in installed.iterdir() if "." not in path.name} == {
-        "bin",
-        "clif_neurons",
-        "clif_training",
-    }
+    there = {path.name for path in (installed / "clif_neurons").rglob("*") if path.suffix != ".pyc"}
+    assert there - {"ops", "__pycache__"} == everything
+    top = {path.name for path in installed.iterdir() if "." not in path.name}
+    assert top == {"bin", "clif_neurons", "clif_training"}
     assert (installed / "clif_neurons" / "py.typed").exists()
     environment = {**ENVIRONMENT, "PYTHONPATH": str(installed)}
     result = subprocess.run(
@@ -166,12 +161,7 @@ def test_what_is_installed_says_what_it_is(installed):
 @pytest.mark.parametrize(
     ("command", "words", "code", "says"),
     [
-        (
-            "clif-train",
-            "-neuron CLlF",
-            2,
-            "did you mean CLIF?",
-        ),
+        ("clif-train", "-neuron CLlF", 2, "did you mean CLIF?"),
         ("clif-reproduce", "show table1", 0, "cifar10-clif-T6"),
         ("clif-infer", "-resume zoo:digits_CLIF", 2, "zoo:NAME is for the project's own folder"),
     ],

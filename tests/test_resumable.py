@@ -2,14 +2,12 @@
 
 import copy
 import math
-import os
 
 import pytest
 import torch
 
 from models import build_model
-from tests.fixtures_images import write_cifar10
-from tests.helpers import assert_refused, assert_same, run_folder, run_training
+from tests.helpers import assert_same
 from utils.checkpoint import CheckpointError, load_weights
 from utils.engine import TrainState
 from utils.optim import KEPT, OPTIMISERS, build_optimizer, build_schedule
@@ -240,39 +238,3 @@ def test_spoilt_weights(case, tmp_path):
     torch.save(negative, tmp_path / "spoilt.pth")
     with pytest.raises(CheckpointError, match="variances below 0"):
         load_weights(net, tmp_path / "spoilt.pth")
-
-
-# -- as the script's users meet it
-
-QUICK = ["-dataset", "cifar10", "-model", "mlp3", "-T", "2", "-b", "8", "-no_download"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    home = tmp_path_factory.mktemp("resumable")
-    write_cifar10(home / "data_dir", per_batch=4, test=4)
-    result = run_training(*QUICK, "-epochs", 1, cwd=home)
-    assert result.returncode == 0, result.stderr
-    return home / "data_dir", torch.load(run_folder(home / "logs") / "checkpoint_latest.pth", weights_only=True)
-
-
-FAULTS = {
-    "a momentum of three": (("optimizer", "state", 0, "momentum_buffer"), torch.zeros(3), "is [3] there"),
-    "a learning rate in words": (("optimizer", "param_groups", 0, "lr"), "0.1", "lr is '0.1'"),
-    "before the first epoch": (("epoch",), -5, "epoch is -5"),
-    "a step beyond the epoch": (("step",), 10**9, "no whole number from 0 to 3"),
-    "a schedule that is none": (("lr_scheduler",), {"step": 1}, "another -lr_scheduler"),
-    "sums that are none": (("sums", "loss"), math.nan, "loss is nan"),
-    "sparse weights": (("net", "classifier.bias"), torch.eye(10)[0].to_sparse(), "is sparse"),
-    "weights without values": (("net", "classifier.bias"), torch.empty(10, device="meta"), "without values"),
-}
-
-
-@pytest.mark.parametrize("case", FAULTS)
-def test_fault_ends_the_script(trained, tmp_path, case):
-    path, value, says = FAULTS[case]
-    data_dir, whole = trained
-    torch.save(put(whole, path, value), tmp_path / "checkpoint_latest.pth")
-    options = ("-epochs", 2, "-data_dir", data_dir, "-resume", tmp_path / "checkpoint_latest.pth")
-    assert_refused(run_training(*QUICK, *options, cwd=tmp_path), str(tmp_path / "checkpoint_latest.pth"), says)
-    assert os.listdir(tmp_path) == ["checkpoint_latest.pth"]

@@ -1,7 +1,4 @@
-"""A neuron's kept state belongs to one input: one of another shape is refused, by every back end alike.
-
-And what else all back ends must say alike of a state: an infinite one is reset, spikes may be changed in place.
-"""
+"""A neuron's kept state belongs to one input: one of another shape is refused, by every back end alike."""
 
 import copy
 
@@ -11,7 +8,7 @@ from spikingjelly.activation_based import functional, surrogate
 from torch import nn
 
 from neurons import build_neuron
-from neurons.ops import fire, fire_windowed, norm_and_fire, norm_over_ranks
+from neurons.ops import fire, fire_windowed
 from neurons.ops.c_build import compiler
 
 T = 2
@@ -240,62 +237,3 @@ def test_the_kernels_see_to_it_themselves(name, backend):
     for table in (torch.zeros(1, 7, 1), torch.zeros(1, 1, 11), torch.zeros(1, 1, 1, device="meta")):
         with pytest.raises(ValueError, match="what the neuron learns is of"):
             run(table, fits)
-
-
-@pytest.mark.skipif(compiler() is None, reason="no C compiler here")
-@pytest.mark.parametrize("channels", [1, 3, 8])
-def test_a_norm_of_other_channels_is_refused(channels):
-    x, neuron = current((2, 4, 3, 3)), build_neuron("CLIF")
-    weight, bias = torch.ones(channels), torch.zeros(channels)
-    with pytest.raises(ValueError, match=rf"weight is \[{channels}\] .* 4 channels"):
-        norm_and_fire(x, weight, bias, 1e-5, None, neuron.dynamics(), neuron.declared, "c")
-    with pytest.raises(ValueError, match=rf"bias is \[{channels}\] .* 4 channels"):
-        norm_over_ranks(x, torch.ones(4), bias, 1e-5, lambda sums: None)
-
-
-def fired(neuron, x, step_mode):
-    """Spikes, the last v, and the gradient of a weighted sum of the spikes and v by x (and by PLIF's w)."""
-    x = x.clone().requires_grad_()
-    functional.set_step_mode(neuron, step_mode)
-    spikes = neuron(x) if step_mode == "m" else torch.stack([neuron(x_t) for x_t in x])
-    weights = torch.arange(1.0, 1 + spikes.numel()).view_as(spikes)
-    ((spikes * weights).sum() + torch.where(neuron.v.isfinite(), neuron.v, 0.0).sum()).backward()
-    learned = [w.grad for w in neuron.parameters()]
-    return spikes.detach(), neuron.v.detach(), x.grad, *learned
-
-
-@pytest.mark.parametrize("infinity", [float("inf"), 3.4e38])
-@pytest.mark.parametrize("backend", [*BACKENDS, "steps"])
-@pytest.mark.parametrize("v_reset", [0.0, -0.06, 0.3])
-@pytest.mark.parametrize("name", ["LIF", "PLIF"])
-def test_a_hard_reset_takes_an_infinite_potential_back(name, v_reset, backend, infinity):
-    x = torch.tensor([[0.2, 0.4], [infinity, 0.9], [0.5, 0.5], [0.9, infinity], [0.4, 0.8]])  # [T, N]
-    step_mode = "s" if backend == "steps" else "m"
-    neuron = build(name, v_reset, backend="auto" if backend == "steps" else backend, step_mode=step_mode)
-    spikes, v, g_x, *learned = fired(neuron, x, step_mode)
-    # after the infinite step: as if a finite current had made the same spike
-    reference = build(name, v_reset, backend="reference")
-    expected = fired(reference, x.clamp(max=100.0), "m")
-    assert torch.equal(spikes, expected[0])
-    torch.testing.assert_close(v, expected[1])
-    torch.testing.assert_close(g_x, expected[2])
-    for ours, theirs in zip(learned, expected[3:], strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("backend", [*BACKENDS, "windowed"])
-@pytest.mark.parametrize("keep_state", [True, False])
-@pytest.mark.parametrize(("name", "v_reset"), CASES)
-def test_spikes_may_be_changed_in_place(name, v_reset, keep_state, backend):
-    """No back end keeps spikes for its backward: the gradient is that of the same change out of place."""
-    options = {"bptt_k": 1} if backend == "windowed" else {"backend": backend}
-    gradients = []
-    for change in (lambda s: s.mul_(3).add_(1), lambda s: s * 3 + 1):
-        neuron = build(name, v_reset, keep_state=keep_state, **options)
-        x = current((4, 10)).requires_grad_()
-        changed = change(neuron(x))
-        (changed * changed).sum().backward()
-        gradients.append((x.grad, *(w.grad for w in neuron.parameters())))
-    assert gradients[0][0].any()
-    for ours, theirs in zip(*gradients, strict=True):
-        assert torch.equal(ours, theirs)
