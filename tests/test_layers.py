@@ -1,0 +1,66 @@
+"""The layers that every network here is made of: what is fused, and which precision they compute in."""
+
+import pytest
+import torch
+
+from models import build_model
+from models.layers import HALVES, BatchNorm2d, Conv2d, slow_halves
+from neurons import SpikingNeuron
+
+
+@pytest.mark.parametrize("kind", [BatchNorm2d, SpikingNeuron], ids=["norm", "neuron"])
+def test_a_forward_that_is_put_in_by_hand_is_called(kind):
+    net = build_model("snn5_noAP", "CLIF")
+    layer = next(module for module in net.modules() if isinstance(module, kind))
+    seen, forward = [], layer.forward
+    layer.forward = lambda x_seq: (seen.append(list(x_seq.shape)), forward(x_seq))[1]
+    net(torch.rand(2, 2, 3, 32, 32))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("slow", [HALVES, frozenset()], ids=["slow", "fast"])
+@pytest.mark.parametrize(
+    ("size", "stride", "kernel", "padding", "wider"),
+    [
+        (1, 2, 3, 1, True),
+        (2, 4, 3, 1, True),
+        (1, 1, 5, 2, True),
+        (2, 2, 3, 1, False),
+        (1, 1, 3, 1, False),
+        (1, 2, 1, 0, False),
+    ],
+)
+def test_convolutions_in_half_precision(size, stride, kernel, padding, wider, slow, monkeypatch):
+    """In float32 inside where the processor is slow otherwise, or leaves taps of the gradient uninitialised."""
+    monkeypatch.setattr("models.layers.SLOW_HALVES", slow)
+    torch.manual_seed(0)
+    conv = Conv2d(64, 128, kernel, stride, padding, bias=False, step_mode="m")
+    x_seq = (torch.rand(2, 8, 64, size, size) < 0.3).float()
+    gradients, outputs = [], []
+    for enabled in (False, True):
+        torch.full((2**20,), torch.nan)  # freed at once: what is uninitialised is NaN
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y_seq = conv(x_seq)
+        assert y_seq.dtype == (torch.bfloat16 if enabled else torch.float32)
+        outputs.append(y_seq)
+        gradients += torch.autograd.grad(y_seq.float().square().mean(), conv.weight)
+    assert torch.equal(outputs[1], outputs[0].bfloat16()) or not (slow or wider)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=0.02 * gradients[0].abs().max())
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "machine", "slow"),
+    [
+        ("vendor_id : GenuineIntel\nflags : fpu avx512f avx512_bf16 avx512_fp16", "x86_64", HALVES),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512_bf16 amx_bf16", "x86_64", {torch.float16}),
+        ("vendor_id : GenuineIntel\nflags : fpu avx512_bf16 amx_bf16 amx_fp16", "x86_64", set()),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx512f avx512_bf16", "x86_64", {torch.float16}),
+        ("vendor_id : AuthenticAMD\nflags : fpu avx2", "x86_64", HALVES),
+        ("Features : asimd", "aarch64", set()),
+        (None, "x86_64", set()),
+    ],
+)
+def test_where_a_half_precision_is_slow(tmp_path, cpuinfo, machine, slow):
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert slow_halves(tmp_path / "cpuinfo", machine) == slow
