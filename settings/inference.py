@@ -170,8 +170,7 @@ def settle(
         raise UsageError(f"{where}: it takes {', '.join(missing)} to know what the checkpoint is of")
     settings.trained_with = checked["neuron"] or settings.neuron
     settings.trained_seed = settings.seed if checked["seed"] is None else checked["seed"]
-    if settings.v_reset == SOFT:
-        settings.v_reset = None
+    settings.v_reset = None if settings.v_reset == SOFT else settings.v_reset
     return settings
 
 
