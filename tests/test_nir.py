@@ -191,6 +191,12 @@ def test_statistics_of_each_step_are_refused():
     assert to_nir(net, (3, 32, 32)).nodes
 
 
+def test_layers_in_front_of_the_frames_are_refused():
+    net = lif_twin(build_model("plif_fashion_32", "CLIF"), 0.0)
+    with pytest.raises(NotInNIRError, match="PLIFNet has layers in front"):
+        to_nir(net, (3, 32, 32))
+
+
 def test_report_names_the_framework_and_the_agreement(tmp_path):
     net = lif_twin(firing(build_model("snn5_noAP", "CLIF")), -0.06)
     said = export_and_read_back(net, (3, 32, 32), tmp_path / "new" / "net.nir", normal("x", (4, 3, 3, 32, 32)))
