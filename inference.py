@@ -20,12 +20,12 @@ from typing import Any
 
 from torch import nn
 
-from accounts.account import write_account
+from accounts.account import check_account, write_account
 from accounts.operations import KIND_OF
 from accounts.profile import profile_network, thop_counts
 from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
-from data import DataError
+from data import DataError, Task
 from deploy import table8
 from deploy.conversion import (
     FIXED_RESETS,
@@ -84,8 +84,7 @@ def infer(argv: Sequence[str] | None) -> None:
     # -- network: as it was trained, or its LIF twin
     try:
         net = build_network(run, checkpoint, task.shape, own_tau=args.tau).to(device).eval()
-        for v_reset in resets_of(run):  # refused now if one is not below V_th
-            lif_twin(net, v_reset)
+        check_network(run, net, task, test)  # refused now rather than after the rest
     except ValueError as error:
         raise UsageError(f"-model {run.model} on {run.dataset}: {error}") from None
     if retaken is None:
@@ -135,6 +134,19 @@ def check_all(run: Namespace, out_dir: Path) -> None:
     check_not_in_the_way(run, out_dir)
     if run.profile and run.neuron not in KIND_OF:
         raise UsageError(f"-profile: Tables 6 and 7 say what {', '.join(KIND_OF)} cost, and nothing of {run.neuron}")
+
+
+def check_network(run: Namespace, net: nn.Module, task: Task, test: Batches) -> None:
+    """Refuse what a network cannot be asked for.
+
+    Raises:
+        ValueError: for a reset value that is not below V_th. UsageError: if -profile cannot count it.
+    """
+    for v_reset in resets_of(run):
+        lif_twin(net, v_reset)
+    if run.profile:
+        x_seq, _ = next(test.epoch(0))
+        check_account(net, with_relu(run, task).to(x_seq.device), run.neuron, x_seq[:, :1])
 
 
 def evaluate_itself(subject: Subject, net: nn.Module, folder: Path, about_norm: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +206,7 @@ def choose_reset(
 def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:
     """Firing rates, operations and energy, beside those of the same network with ReLU."""
     run, test = subject.run, subject.test
-    dense = build_again(run, subject.task.shape, "relu").to(subject.device)
+    dense = with_relu(run, subject.task).to(subject.device)
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
         profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
@@ -202,6 +214,11 @@ def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folde
         synops = synaptic_operations(net, x_seq)
     thop = thop_counts(dense, x_seq[:1, :1])
     print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, synops, results))
+
+
+def with_relu(run: Namespace, task: Task) -> nn.Module:
+    """The same network as an ANN, which has one step."""
+    return build_again(Namespace(**{**vars(run), "T": 1}), task.shape, "relu")
 
 
 def write_throughput(subject: Subject, net: nn.Module, results: dict[str, Any], folder: Path) -> None:

@@ -87,7 +87,10 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         where = "RUNS_DIR/report" if name == "report" else str(COMPARISON)
         add("--out", type=Path, help=f"folder for tables, JSON and figures; None is {where}")
         add("--html", type=Path, metavar="FILE", help="besides, all of it as one page that needs no network")
-    return Namespace(command=name, **vars(parser.parse_args(words[1:])))
+    args = Namespace(command=name, **vars(parser.parse_args(words[1:])))
+    if vars(args).get("seeds"):
+        args.seeds = list(dict.fromkeys(args.seeds))  # one that is named twice is one run
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -170,10 +170,13 @@ def train_each_seed(argv: Sequence[str], script: str, ranks: Ranks) -> None:
         with naming_memory(s.b, s.T):
             last_rows.append(train(s, device, ranks, [script, *argv]))
     ranks.leave()
-    if len(last_rows) > 1 and ranks.is_first:
-        of_seeds = {name: [row[name] for row in last_rows] for name in ("best_test_acc", "test_acc")}
-        best, last = (f"{mean(values):.2f} ± {stdev(values):.2f}%" for values in of_seeds.values())
-        print(f"{len(last_rows)} seeds: test accuracy best {best}, last {last}")
+    names = ("best_test_acc", "test_acc")
+    known = [row for row in last_rows if row.keys() >= {*names}]  # a finished run may have lost its metrics.jsonl
+    if len(known) > 1 and ranks.is_first:
+        best, last = (
+            f"{mean(each):.2f} ± {stdev(each):.2f}%" for each in ([row[name] for row in known] for name in names)
+        )
+        print(f"{len(known)} seeds: test accuracy best {best}, last {last}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,14 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from figures.bars import draw_parts
 from figures.lines import draw_rates
 from figures.panels import Line, Panel
+from utils.cli import UsageError
 from utils.output import markdown_table, write_json
 
 from .memory_energy import ACCESS_FORMULA, COUNT_FORMULAS, FORMULAS, SPIKES_FORMULA, EnergyBreakdown
 from .operations import ENERGY_FORMULA, KIND_OF, Operations
-from .profile import NetworkProfile
+from .profile import NetworkProfile, profile_network
 from .synops import SynapticOperations, synops_markdown
 
 # Table 7's parts on the axis of the picture
@@ -70,6 +73,22 @@ def as_json(energy: Mapping[str, EnergyBreakdown], operations: Mapping[str, Oper
         "operations": {label: asdict(o) for label, o in operations.items()},
         "operations_formula": {"microjoules": ENERGY_FORMULA},
     }
+
+
+def check_account(net: nn.Module, dense: nn.Module, neuron: str, x_seq: Tensor) -> None:
+    """Refuse a network that cannot be counted, before all of its data is run.
+
+    Args:
+        net, dense, neuron: see :func:`write_account`. x_seq: a sample [T, 1, C, H, W].
+
+    Raises:
+        UsageError: saying why.
+    """
+    try:
+        profile_network(net, [(x_seq, x_seq)]).memory_energy(KIND_OF[neuron])
+        profile_network(dense, [(x_seq[:1], x_seq)]).memory_energy("relu")
+    except ValueError as error:
+        raise UsageError(f"-profile cannot count this network: {error}") from None
 
 
 def write_account(

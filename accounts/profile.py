@@ -13,6 +13,7 @@ SpikingJelly 2 has operation counters of its own. They do not count as the paper
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from .operations import LayerShape, Operations, operations
 
 SYNAPSES = (nn.Conv2d, nn.Linear)
 COUNTED = (*SYNAPSES, nn.AvgPool2d, _BatchNorm)
+SHORTCUT = re.compile("shortcut|downsample")  # in the names of layers and neurons that stand beside the chain
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class NetworkProfile:
         T: time steps. samples: how many samples the rates are averaged over.
         normalised: values that batch norms put out per time step.
         pooled: for each average pool, its number of inputs, and their firing rate (None: real-valued).
+        order: names of ``synapses`` and ``neurons`` together, in the order they ran.
     """
 
     T: int
@@ -76,6 +79,7 @@ class NetworkProfile:
     neurons: tuple[NeuronLayer, ...]
     normalised: int
     pooled: tuple[tuple[int, float | None], ...]
+    order: tuple[str, ...]
 
     def firing_rates(self) -> dict[str, float]:
         """Firing rate of each neuron layer by its name (Figure 11)."""
@@ -94,15 +98,20 @@ class NetworkProfile:
             static_input=self.synapses[0].is_static,
         )
 
-    def memory_energy(self, neuron: str, leave_out: str = "shortcut") -> EnergyBreakdown:
-        """One row of Table 7, from the chain of layers whose names do not contain ``leave_out``.
+    def memory_energy(self, neuron: str) -> EnergyBreakdown:
+        """One row of Table 7, from the chain of layers: what is named :data:`SHORTCUT` is left out.
 
         Raises:
-            ValueError: if those layers and the neuron layers do not alternate in number.
+            ValueError: if those layers and the neuron layers do not take turns.
         """
-        chain = [layer.shape for layer in self.synapses if leave_out not in layer.name]
-        rates = None if neuron == "relu" else [layer.firing_rate for layer in self.neurons]
-        return memory_energy(chain, rates, self.T, neuron)
+        chain = [layer.shape for layer in self.synapses if not SHORTCUT.search(layer.name)]
+        if neuron == "relu":  # no count depends on what fires
+            return memory_energy(chain, None, self.T, neuron)
+        rates = {layer.name: layer.firing_rate for layer in self.neurons}
+        turns = [name in rates for name in self.order if not SHORTCUT.search(name)]
+        if turns != [False, *[True, False] * (len(chain) - 1)]:
+            raise ValueError("its layers and its neurons do not take turns, and Table 7 counts a chain of them")
+        return memory_energy(chain, [rates[n] for n in rates if not SHORTCUT.search(n)], self.T, neuron)
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -192,6 +201,7 @@ def profile_network(
         tuple(neurons),
         normalised=sum(t.values for m, t in tallies.items() if isinstance(m, _BatchNorm)) // steps,
         pooled=tuple((t.values // steps, t.rate) for m, t in tallies.items() if isinstance(m, nn.AvgPool2d)),
+        order=tuple(names[m] for m in tallies if isinstance(m, SYNAPSES) or is_neuron(m)),
     )
 
 

@@ -72,8 +72,15 @@ def lif_twin(
 
 
 def learned_tau(neuron: SpikingNeuron) -> float:
-    """τ of a neuron: PLIF's is 1/σ(w)."""
+    """τ of a neuron: PLIF's is 1/σ(w).
+
+    Raises:
+        ValueError: if each channel has its own, which LIF has not.
+    """
     w = neuron.state_dict().get("w")
+    if w is not None and w.dim():
+        raise ValueError(f"{type(neuron).__name__} has learned a time constant for each of {len(w)} channels, and LIF "
+                         "has one for all")  # fmt: skip
     return neuron.tau if w is None else 1 / w.double().sigmoid().item()
 
 

@@ -67,6 +67,8 @@ def to_nir(net: SpikingNetwork, input_shape: tuple[int, int, int], dt: float = D
     Raises:
         NotInNIRError: naming the first layer that NIR cannot express.
     """
+    if type(net).forward is not SpikingNetwork.forward:
+        raise NotInNIRError(f"{type(net).__name__} has layers in front of those that see each frame; NIR has no such")
     for name, module in net.named_modules():
         _refuse(name, module)
     was_training, mode = net.training, net.step_mode

@@ -158,8 +158,11 @@ def words_of(name: str, results: Mapping[str, Any]) -> str:
 
 def note_on_length(net: nn.Module, T: int) -> str:
     """What must be said of a sequence that is longer than those of which there are statistics; else nothing."""
-    known = steps_known(net)
-    if not known or known >= T:
+    if not steps_known(net):
+        return ""
+    # the longest: a norm that a still image goes through once has those of one step alone
+    known = max(norm.running_mean_t.shape[0] for norm in batch_norms(net) if norm.running_mean_t is not None)
+    if known >= T:
         return ""
     return (
         f"note: batch norm has statistics of {known} steps, and T is {T}: with statistics of each step, the last one's "

@@ -17,6 +17,7 @@ from typing import Any
 
 from figures.lines import draw_columns
 from figures.panels import Line
+from settings.inference import KEPT
 from utils.cli import OneLineParser, UsageError
 from utils.curves import COLUMN
 from utils.exit import one_line_errors
@@ -56,8 +57,9 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[fl
     """Label → column → accuracy of each seed; two rows for networks that were run with both kinds of statistics.
 
     Raises:
-        ValueError: if sweeps of one row do not have the same columns.
+        ValueError: if sweeps of one row do not have the same columns, or differ in more than the seed.
     """
+    check_rows(results)
     rows: dict[str, dict[str, list[float]]] = {}
     evaluated = [
         (label_of(result) + (OF_STEPS if end else ""), columns_of(result, statistics))
@@ -72,6 +74,26 @@ def rows_of(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[fl
         for column, accuracy in columns.items():
             row[column].append(accuracy)
     return rows
+
+
+def check_rows(results: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse sweeps that stand in one row and differ in other settings, or are of one run: best and latest epoch, say.
+
+    Raises:
+        ValueError: naming the row, and in what they differ.
+    """
+    first: dict[str, Mapping[str, Any]] = {}
+    seen: set[tuple[str, Path, Any]] = set()
+    for result in results:
+        label = label_of(result)
+        other = first.setdefault(label, result)
+        differing = [f"-{name}" for name in KEPT if result.get(name) != other.get(name)]
+        if differing:
+            raise ValueError(f"{label}: sweeps of one row differ in {', '.join(differing)}; make a table of each")
+        run = (label, Path(result.get("checkpoint", "")).parent, result.get("seed"))
+        if run in seen:
+            raise ValueError(f"{label}: two sweeps are of one run in {run[1]}, seed {run[2]}; a row has one of each")
+        seen.add(run)
 
 
 def best_fixed(row: Row) -> str:

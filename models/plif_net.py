@@ -51,7 +51,8 @@ class PLIFNet(SpikingNetwork):
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K], multiples of 1/10."""
         self.reset_states()
-        if is_static(x_seq):  # one update of the running statistics, not T
+        norm = self.static_conv[1]
+        if is_static(x_seq) and norm.is_scale_and_shift:  # one update of the running statistics, not T; not TEBN's T
             image = x_seq[:1] if self.step_mode == "m" else x_seq[0]
             x_seq = self.static_conv(image).expand(x_seq.shape[0], -1, *[-1] * 3)
         elif self.step_mode == "m":

@@ -23,7 +23,7 @@ from .ops import (
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.returned import PLAIN, plain_setting
-from .options import TAU, V_TH, check_computation, check_names, check_options, described, first_value, takes
+from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
 
 
 class SpikingNeuron(Memory):
@@ -165,7 +165,7 @@ class SpikingNeuron(Memory):
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
         (c,) = inputs
         states = self.materialize_states(inputs, states, "s")
-        spike, *states = self.advance(c.to(states[0].dtype), *states)
+        spike, *states = self.advance(c.to(torch.promote_types(c.dtype, torch.float32)), *states)
         return (spike.to(c.dtype),), tuple(states)
 
     def materialize_states(self, inputs, states, step_mode):
@@ -174,6 +174,7 @@ class SpikingNeuron(Memory):
         Raises:
             ValueError: naming a state of another shape, dtype or device than the input asks for.
         """
+        check_fit(self, inputs[0], step_mode)
         like = inputs[0] if step_mode == "s" else inputs[0][0]
         return check_states(type(self).__name__, tuple(type(self).states), states, like)
 
@@ -187,13 +188,9 @@ class SpikingNeuron(Memory):
         """Input current [T, N, *] → spikes [T, N, *].
 
         Raises:
-            ValueError: if there are no steps, or it was built for another T.
+            ValueError: if there are no steps, or it was built for another T or other channels.
         """
-        if not x_seq.dim() or not x_seq.shape[0]:
-            raise ValueError(f"a sequence [T, N, *] has one step or more, and this is {list(x_seq.shape)}")
-        if self.T is not None and x_seq.shape[0] != self.T:
-            name = type(self).__name__
-            raise ValueError(f"{name} was built for T = {self.T}, and the sequence has {x_seq.shape[0]} steps")
+        check_fit(self, x_seq, "m")
         if self.keep_state:
             return super().multi_step_forward(x_seq)
         return self._fire(x_seq, (), last=False)[0]
@@ -209,7 +206,8 @@ class SpikingNeuron(Memory):
 
     def can_fuse(self, x_seq: Tensor) -> bool:
         """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
-        plain = type(self).multi_step_forward is SpikingNeuron.multi_step_forward
+        kind = type(self)
+        plain = (kind.forward, kind.multi_step_forward) == (SpikingNeuron.forward, SpikingNeuron.multi_step_forward)
         return plain and not self.keep_state and self.backend_for(x_seq) != "reference"
 
     def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:

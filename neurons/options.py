@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -55,6 +56,36 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
         )
     if neuron.takes("T") and given["T"] is None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
+    for option in ("T", "channels"):
+        check_count(option, given[option])
+
+
+def check_count(option: str, value: int | None) -> None:
+    """Refuse what counts nothing; None is for none.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+        raise ValueError(f"{option} must be a whole number of 1 or more, not {value}")
+
+
+def check_fit(neuron: Any, x: Tensor, step_mode: str) -> None:
+    """Refuse a sequence [T, N, C, *], or a step [N, C, *], that a neuron was not built for.
+
+    Raises:
+        ValueError: naming both.
+    """
+    name, frame = type(neuron).__name__, x.shape
+    if step_mode == "m":
+        if not x.dim() or not x.shape[0]:
+            raise ValueError(f"a sequence [T, N, *] has one step or more, and this is {list(x.shape)}")
+        if neuron.T is not None and x.shape[0] != neuron.T:
+            raise ValueError(f"{name} was built for T = {neuron.T}, and the sequence has {x.shape[0]} steps")
+        frame = x.shape[1:]
+    # torch would broadcast what is learned of C channels, over a batch of C even
+    if neuron.channels is not None and (len(frame) < 2 or frame[1] != neuron.channels):
+        raise ValueError(f"{name} was built for {neuron.channels} channels, and a step of the input is {list(frame)}")
 
 
 def check_names(neuron: Any) -> None:
@@ -87,8 +118,7 @@ def check_computation(
     fused = canonical(backend) not in ("auto", "reference")
     if bptt_k is None:
         return
-    if bptt_k < 1:
-        raise ValueError(f"bptt_k must be 1 or more, not {bptt_k}")
+    check_count("bptt_k", bptt_k)
     if not isinstance(surrogate, str):
         raise ValueError("bptt_k works with a named surrogate, not with one of your own")
     if fused:

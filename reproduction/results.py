@@ -206,7 +206,7 @@ def accuracies(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
     """Test accuracy (%) of best and last epoch, both ways of evaluating, and training accuracy of the last one."""
     rows = [(each.best_row, each.last_row) for each in finished]
     values = {
-        BEST: [best[SHARED] for best, _ in rows],
+        BEST: [best[SHARED] for best, _ in rows if SHARED in best],
         LAST: [last[SHARED] for _, last in rows],
         BEST + OF_EACH_STEP: [best[PER_STEP] for best, _ in rows if PER_STEP in best],
         LAST + OF_EACH_STEP: [last[PER_STEP] for _, last in rows if PER_STEP in last],

@@ -72,7 +72,7 @@ class Shown:
         return {
             "last": last[SHARED],
             "last_per_step": last.get(PER_STEP),
-            "best": best[SHARED],
+            "best": best.get(SHARED),
             "best_per_step": best.get(PER_STEP),
             "train_acc": last.get("train_acc"),
             "train_loss": last["train_loss"],
@@ -102,12 +102,15 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
         raise UsageError(f"{begun[0]} has no finished epoch to compare")
     differing = [name for name in COMPARED if len({str(run.settings[name]) for run in runs}) > 1]
     groups = grouped(runs, differing)
-    pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group})
+    twice = [run.name for group in groups.values() for run in group if seeds_of(group).count(run.settings["seed"]) > 1]
+    pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group
+                                                        if run.name not in twice})
                       for label, group in groups.items()])  # fmt: skip
     text = "\n".join([
         f"## {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side\n",
         table(runs, differing),
         *([pairs_table(pairs)] if pairs else []),
+        *([f"Not paired, as others have the same settings and seed: {', '.join(twice)}.\n"] if twice else []),
         *([f"Left out, as no epoch is finished: {', '.join(map(str, begun))}.\n"] if begun else []),
         NOTE,
         f"![Accuracy and loss by epoch]({NAME}.png)\n",
@@ -143,6 +146,8 @@ def read_run(folder: Path, name: str) -> Shown | None:
         UsageError: if its config.json is damaged.
     """
     settings = {**plain(DEFAULTS), **read_config(folder / CONFIG)}
+    if isinstance(settings["seed"], list):  # of older runs: the seeds of a command line
+        settings["seed"] = settings["seed"][0] if len(settings["seed"]) == 1 else str(settings["seed"])
     run = read_training_run(folder, settings["epochs"])
     if run is None or not run.rows:
         return None
@@ -172,6 +177,10 @@ def grouped(runs: Sequence[Shown], differing: Sequence[str]) -> dict[str, list[S
         label = ", ".join([run.settings["neuron"], *(f"{name} {in_words(run.settings[name])}" for name in others)])
         groups.setdefault(label, []).append(run)
     return groups
+
+
+def seeds_of(group: Sequence[Shown]) -> list[Any]:
+    return [run.settings["seed"] for run in group]
 
 
 def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:

@@ -51,10 +51,15 @@ class TrainingRun:
 
     @property
     def best_row(self) -> Mapping[str, float]:
-        """The epoch that was chosen as the best; with a validation set another may have the same test accuracy."""
-        best, of_each_step = self.rows[-1]["best_test_acc"], self.settings.get("bn_eval") == "per_step"
-        column = PER_STEP if of_each_step and PER_STEP in self.rows[-1] else SHARED
-        return next((row for row in self.rows if row.get(column) == best), {SHARED: best})
+        """The epoch that was chosen as the best: the first of the highest accuracy on the set that chooses.
+
+        Where its line is torn, what the last line knows of it.
+        """
+        last, of_each_step = self.rows[-1], self.settings.get("bn_eval") == "per_step"
+        column = PER_STEP if of_each_step and PER_STEP in last else SHARED
+        chosen_by = column.replace("test", "val") if "val_acc" in last else column
+        best = max((row for row in self.rows if chosen_by in row), key=lambda row: row[chosen_by], default=last)
+        return best if best.get(column) == last["best_test_acc"] else {column: last["best_test_acc"]}
 
     @property
     def last_row(self) -> Mapping[str, float]:

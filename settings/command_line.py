@@ -98,6 +98,9 @@ def check_together(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
     check_training(args, refuse)
     if args.switch_neuron is not None:
         check_switch(args, refuse)
+    twice = [seed for seed in args.seed if args.seed.count(seed) > 1]
+    if twice:
+        refuse(f"-seed names {twice[0]} twice: it is the same run again")
     if len(args.seed) > 1 and args.resume not in (None, Path("auto")):
         refuse("-resume continues one run, and -seed names several: take -resume auto, or one seed")
 
@@ -124,5 +127,8 @@ def check_switch(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
         refuse(f"-switch_neuron {args.switch_neuron}: the network has {neuron} from the start")
     if args.v_reset is not None and other not in HARD_RESET:
         refuse(f"-v_reset: {other} has no reset value, and -switch_neuron goes over to it")
+    for name in ("decay_input", "detach_reset"):
+        if getattr(args, name) and other not in DECAYING:
+            refuse(f"-{name} works with {' and '.join(DECAYING)}, and -switch_neuron goes over to {other}")
     if epoch >= args.epochs:
         refuse(f"-switch_neuron {args.switch_neuron}: -epochs {args.epochs} end before that; they count from 0")

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurons import HARD_RESET, V_TH, WITH_LIF_TWIN
+from neurons import DECAYING, HARD_RESET, V_TH, WITH_LIF_TWIN, build_neuron, taking
 from utils.cli import OneLineParser, UsageError, number
+from utils.loss import LOSSES
 
 from .option import NEEDED, SAVED
 from .record import CONFIG, words_for
-from .training import DEFAULTS, OPTIONS, positive
+from .training import DEFAULTS, OPTIONS, names_given_to, positive
 
 PROGRAM = "inference.py"
 SOFT = "soft"
@@ -123,9 +124,9 @@ def settle(
 
     Returns:
         A copy of ``args`` without a None among the settings; ``trained_with`` is the neuron in which the weights were
-        trained. ``tau`` and ``v_reset`` may be dicts, one value per layer. ``v_reset`` is None for the soft reset.
-        ``recorded`` are the settings that the checkpoint and config.json have, ``asked`` the options that make this
-        another evaluation than that of the checkpoint as it was trained.
+        trained, ``trained_seed`` the seed. ``tau`` and ``v_reset`` may be dicts, one value per layer. ``v_reset`` is
+        None for the soft reset. ``recorded`` are the settings that the checkpoint and config.json have, ``asked`` the
+        options that make this another evaluation than that of the checkpoint as it was trained.
 
     Raises:
         UsageError: naming the options that are needed.
@@ -161,20 +162,46 @@ def settle(
             settings.asked[name] = getattr(settings, name)
     if settings.neuron == "relu":
         settings.T, settings.bn_eval = 1, "shared"  # an ANN has no time
+        settings.asked = {name: value for name, value in settings.asked.items() if name not in ("T", "bn_eval")}
     needed = [name for name, known in TRAINED.items() if known.inference == NEEDED]
     missing = [f"-{name}" for name in needed if getattr(settings, name) is None]
     if missing:
         where = f"no config.json beside {args.resume}" if config is None else f"{args.resume.parent / CONFIG}"
         raise UsageError(f"{where}: it takes {', '.join(missing)} to know what the checkpoint is of")
     settings.trained_with = checked["neuron"] or settings.neuron
-    if settings.v_reset == SOFT:
-        settings.v_reset = None
+    settings.trained_seed = settings.seed if checked["seed"] is None else checked["seed"]
+    settings.v_reset = None if settings.v_reset == SOFT else settings.v_reset
     return settings
 
 
 def drawn_of(run: argparse.Namespace) -> dict[str, Any]:
     """:data:`DRAWN` as the training had them, whatever the options say of this run's own draws."""
     return {name: run.recorded.get(name, getattr(run, name)) for name in DRAWN}
+
+
+def check_use(run: argparse.Namespace) -> None:
+    """Refuse an option that would change nothing in what is computed: results would bear its name.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for name in ("decay_input", "detach_reset"):
+        if getattr(run, name) and run.trained_with not in DECAYING:
+            kinds = " and ".join(DECAYING)
+            raise UsageError(
+                f"-{name} works with weights of {kinds}, and these are of {run.trained_with}; leave it out"
+            )
+    if "tau" in run.asked and run.neuron == run.trained_with and not has_given_tau(run.neuron):
+        raise UsageError(f"-tau: {run.neuron} has no time constant but what it has learned; leave it out")
+    for name in names_given_to("loss"):
+        if name in run.asked and name not in ("loss", *LOSSES[run.loss][1]):
+            raise UsageError(f"-{name}: -loss {run.loss} has no use for it; leave it out")
+
+
+def has_given_tau(neuron: str) -> bool:
+    """Whether a neuron's step is another one with another ``tau``, rather than learn from there, or have none."""
+    steps = [build_neuron(neuron, tau=tau, T=1) for tau in (2.0, 3.0)] if neuron in taking("tau") else []
+    return len({each.dynamics() for each in steps}) == 2  # type: ignore[operator]
 
 
 def check_request(run: argparse.Namespace, out_dir: Path) -> None:
@@ -204,6 +231,7 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
         raise UsageError("-v_resets soft leaves -calibrate no hard reset to start from, and NIR has no other; add one")
     if run.save_lif and not (run.neuron == "LIF" or run.calibrate):
         raise UsageError(f"-save_lif: {run.neuron} is to run as itself; add -neuron LIF (and -v_reset), or -calibrate")
+    check_use(run)
     for path in (out_dir / "evaluation.json", run.save_bn, run.save_lif, run.export):
         if path is None:
             continue

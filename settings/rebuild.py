@@ -38,11 +38,14 @@ def load_data(run: Namespace, device: torch.device) -> tuple[Task, Batches, Batc
 
 
 def training_slice(task: Task, run: Namespace, samples: float, option: str) -> Split:
-    """Part of what the network was trained on, as the test set is seen; never what -val_split held out."""
+    """Part of what the network was trained on, as the test set is seen; never what -val_split held out.
+
+    The training's own seed says what that was; -seed says which part of it.
+    """
     if run.train_fraction < 1:
-        task = task.keep_fraction(run.train_fraction, run.seed)
+        task = task.keep_fraction(run.train_fraction, run.trained_seed)
     if run.val_split > 0:
-        task = task.hold_out(run.val_split, run.seed)
+        task = task.hold_out(run.val_split, run.trained_seed)
     share = min(1.0, samples / len(task.train))
     kept, _ = stratified_split(task.train.labels, share, run.seed)
     if not len(kept):

@@ -38,6 +38,7 @@ OPTIONS = {
     "-b 100000000000000000000": ("-b", "at most"),
     "-seed 1" + 400 * "0": ("-seed", "at most"),
     "-seed -1": ("-seed", "≥ 0"),
+    "-seed 1 2 1": ("-seed names 1 twice",),
     "-epochs 0": ("-epochs", "≥ 1"),
     "-j -1": ("-j", "≥ 0"),
     "-lr inf": ("-lr", "finite"),

@@ -5,13 +5,14 @@ import torch
 from spikingjelly.activation_based import functional
 
 from deploy.conversion import lif_twin
+from deploy.running_statistics import note_on_length
 from models import build_model, recalibrate, steps_known, use_statistics
 from models.batch_norm import NO_STATISTICS, BatchNorm2d
 from models.layers import norm_and_fire
 from models.statistics import batch_norms
 from neurons import build_neuron, ops
 from neurons.ops.c_build import compiler
-from utils.checkpoint import load_weights, save_checkpoint
+from utils.checkpoint import CheckpointError, load_weights, save_checkpoint
 
 T, N, C, H = 4, 6, 16, 5
 
@@ -131,6 +132,39 @@ def test_state_dict_holds_them_once_there_are_any(tmp_path):
         assert steps_known(fresh) == steps
     for name, value in net.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name])
+
+
+def test_a_norm_that_sees_a_still_image_once_is_loaded_again(tmp_path):
+    """Its statistics are of one step, and those of the norms behind it of T."""
+    net, other = (build_model("plif_fashion_32", "CLIF", in_channels=1, input_size=8) for _ in range(2))
+    x_seq = torch.rand(1, 4, 1, 8, 8).expand(3, -1, -1, -1, -1)
+    net(x_seq)
+    torch.save({"net": net.state_dict()}, tmp_path / "whole.pth")
+    load_weights(other, tmp_path / "whole.pth")
+    for each in (net, other):
+        use_statistics(each.eval(), "per_step")
+    assert torch.equal(net(x_seq), other(x_seq))
+    assert note_on_length(net, 3) == ""
+    assert "statistics of 3 steps, and T is 4" in note_on_length(net, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda net: net.update({"conv.3.running_mean_t": torch.zeros(2, 32)}), r"of \[1, 2, 3\] steps"),
+        (lambda net: net.update({"static_conv.1.running_var_t": torch.ones(3, 32)}), r"of \[1, 3\] steps"),
+        (lambda net: net.pop("conv.3.running_var_t"), "conv.3 has a mean or a variance of each step, and not both"),
+    ],
+    ids=["fewer", "of one kind", "half"],
+)
+def test_statistics_of_different_steps_are_refused(tmp_path, change, says):
+    net = build_model("plif_fashion_32", "CLIF", in_channels=1, input_size=8)
+    net(torch.rand(1, 4, 1, 8, 8).expand(3, -1, -1, -1, -1))
+    weights = dict(net.state_dict())
+    change(weights)
+    torch.save({"net": weights}, tmp_path / "changed.pth")
+    with pytest.raises(CheckpointError, match=says):
+        load_weights(net, tmp_path / "changed.pth")
 
 
 def test_without_them_the_request_is_refused():

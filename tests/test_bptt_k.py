@@ -181,7 +181,8 @@ def test_a_network_takes_it_to_every_neuron():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bptt_k": 0}, "must be 1 or more, not 0"),
+        ({"bptt_k": 0}, "must be a whole number of 1 or more, not 0"),
+        ({"bptt_k": 1.5}, "must be a whole number of 1 or more, not 1.5"),
         ({"bptt_k": 2, "backend": "compile"}, "backend compile was asked for"),
         ({"bptt_k": 2, "backend": "triton"}, "backend triton was asked for"),
         ({"bptt_k": 2, "surrogate": torch.sigmoid}, "not with one of your own"),

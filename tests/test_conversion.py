@@ -243,3 +243,8 @@ def test_sweeps_that_do_not_belong_in_one_row_are_refused():
     other["fixed"].pop()
     with pytest.raises(ValueError, match="CLIF-trained: one sweep has as trained, soft"):
         table8.rows_of([sweep_of("CLIF", 1, [1] * 7), other])
+    one = sweep_of("CLIF", 1, [1] * 7) | {"checkpoint": "a/checkpoint_max.pth"}
+    with pytest.raises(ValueError, match="two sweeps are of one run in a, seed 1"):
+        table8.rows_of([one, one | {"checkpoint": "a/checkpoint_latest.pth"}])
+    with pytest.raises(ValueError, match="sweeps of one row differ in -tau"):
+        table8.rows_of([one, sweep_of("CLIF", 2, [1] * 7) | {"tau": 1.5}])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data import build_dataset
-from settings.inference import inference_parser
+from settings.inference import inference_parser, settle
 from settings.rebuild import training_slice
 from tests.fixtures_inference import LAYERS, all_files, refused, result
 
@@ -72,13 +72,16 @@ def test_calibration_sees_training_samples_only_as_the_test_set_is_seen(run, inf
     assert resets == (per_layer if len(set(per_layer.values())) > 1 else per_layer[LAYERS[0]])
 
 
-def test_the_slice_is_of_what_was_trained_on(run):
-    parser_args = inference_parser().parse_args(
-        ["-resume", "x", "-calibrate_samples", "100", "-train_fraction", "0.5", "-val_split", "0.3", "-seed", "2022"]
-    )
+@pytest.mark.parametrize("options", [[], ["-seed", "7"]], ids=str)
+def test_the_slice_is_of_what_was_trained_on(options):
+    """Whatever -seed draws it: another one would take what was held out, or was never trained on."""
+    parser = inference_parser()
+    recorded = {"dataset": "digits", "model": "mlp3", "neuron": "CLIF", "T": 2, "seed": 2022}
+    recorded |= {"train_fraction": 0.5, "val_split": 0.3}
+    settled = settle(parser, parser.parse_args(["-resume", "x", *options]), recorded, None)
     task = build_dataset("digits", T=2)
     trained_on = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022)
-    drawn = training_slice(task, parser_args, 100, "calibrate_samples")
+    drawn = training_slice(task, settled, 100, "calibrate_samples")
     assert 90 <= len(drawn) <= 110
     assert set(drawn.indices.tolist()) <= set(trained_on.train.indices.tolist())
     assert drawn.labels.bincount().min() >= 5
@@ -183,6 +186,12 @@ def test_a_sequence_longer_than_the_statistics_is_said(run, infer):
         ("CLIF", "-calibrate -calibrate_hard -v_resets soft soft", "-v_resets soft leaves -calibrate no hard reset"),
         ("CLIF", f"-out_dir {__file__}/here", "test_inference.py/here"),
         ("CLIF", "-calibrate -calibrate_samples 1", "-calibrate_samples 1 is less than one sample of each class"),
+        ("CLIF", "-decay_input", "-decay_input works with weights of LIF and PLIF, and these are of CLIF"),
+        ("CLIF", "-neuron LIF -decay_input", "-decay_input works with weights of LIF"),
+        ("CLIF", "-neuron LIF -detach_reset", "-detach_reset works with weights of LIF"),
+        ("CLIF", "-loss mean_ce -mse_n_reg", "-mse_n_reg: -loss mean_ce has no use for it"),
+        ("PLIF", "-tau 3", "-tau: PLIF has no time constant but what it has learned"),
+        ("relu", "-tau 3", "-tau: relu has no time constant"),
         ("PLIF", "-neuron CLIF", "was trained with PLIF"),
         ("relu", "-neuron LIF", "was trained with relu, as an ANN"),
         ("relu", "-sweep", "was trained with relu, as an ANN"),

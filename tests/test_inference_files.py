@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from models import build_model
 from settings.inference import inference_parser, settle
 from tests.fixtures_inference import LAYERS, TRAIN, all_files, published, refused, result
 from tests.helpers import run_training
@@ -198,6 +199,25 @@ def test_the_statistics_of_the_network_that_is_run_are_taken(run, infer):
     code, _, err = infer("-resume", run / "lif.pth")
     assert code == 0, err
     assert result(run, "evaluation.json")["test_per_step"] == found["test_per_step"]
+
+
+@pytest.mark.parametrize(
+    ("model", "bn", "says"),
+    [
+        ("mlp3", "tebn", ""),  # its ANN has one step
+        ("plif_fashion_32", "per_step", "-profile cannot count this network: static_conv.0 ran on 1 frames"),
+    ],
+)
+def test_what_cannot_be_counted_is_known_before_it_is_run(tmp_path, infer, model, bn, says):
+    bare = tmp_path / "bare.pth"
+    torch.save(build_model(model, "CLIF", bn=bn, T=2).state_dict(), bare)
+    options = f"-dataset digits -model {model} -neuron CLIF -T 2 -bn {bn} -profile"
+    if says:
+        refused(infer, bare, options, says)
+        assert all_files(tmp_path) == ["bare.pth"]
+    else:
+        code, _, err = infer("-resume", bare, *options.split())
+        assert code == 0, err
 
 
 def test_a_failure_leaves_nothing_behind(run, infer, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from neurons import LIF, build_neuron, lif_step
+from neurons import LIF, SpikingNeuron, build_neuron, lif_step
 from tests.golden import read_golden
 from tests.test_states import BACKENDS, CASES, current
 
@@ -133,3 +133,17 @@ def test_spikes_may_be_changed_in_place(name, v_reset, keep_state, backend):
     assert gradients[0][0].any()
     for ours, theirs in zip(*gradients, strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_neuron_without_states_runs_in_every_way(dtype):
+    threshold = type(
+        "Threshold", (SpikingNeuron,), {"states": {}, "step": staticmethod(lambda c, spike: (spike(c - 1),))}
+    )
+    x = (torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0)) * 2).to(dtype)
+    for options in ({"backend": "c"}, {"backend": "reference"}, {"bptt_k": 1}, {"keep_state": False}):
+        y = threshold(**options)(x.requires_grad_())
+        y.sum().backward()
+        assert torch.equal(y, (x >= 1).to(dtype))
+    step_by_step = threshold(step_mode="s")
+    assert torch.equal(torch.stack([step_by_step(c) for c in x]), (x >= 1).to(dtype))

@@ -14,7 +14,7 @@ from deploy.nir_nodes import NotInNIRError
 from models import build_model, use_statistics
 from models.layers import Parts
 from models.vgg import SpikingVGG
-from neurons import build_neuron
+from neurons import PLIF, build_neuron
 from tests.fixtures_inference import LAYERS, refused, result
 from tests.golden import fill_, normal
 from tests.nir_readers import READERS, differing, exported
@@ -189,6 +189,14 @@ def test_statistics_of_each_step_are_refused():
         to_nir(net, (3, 32, 32))
     use_statistics(net, "shared")
     assert to_nir(net, (3, 32, 32)).nodes
+
+
+def test_layers_in_front_of_the_frames_are_refused():
+    net = lif_twin(build_model("plif_fashion_32", "CLIF"), 0.0)
+    with pytest.raises(NotInNIRError, match="PLIFNet has layers in front"):
+        to_nir(net, (3, 32, 32))
+    with pytest.raises(ValueError, match="for each of 4 channels, and LIF has one for all"):
+        lif_twin(nn.Sequential(PLIF(channels=4)))
 
 
 def test_report_names_the_framework_and_the_agreement(tmp_path):

@@ -204,6 +204,18 @@ def test_sequences_of_another_length_are_refused(name):
         build_neuron(name, T=5)(torch.zeros(7, 2, 3))
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("options", [{}, {"step_mode": "s"}, {"keep_state": False}, {"bptt_k": 1}], ids=str)
+def test_sequences_of_other_channels_are_refused_where_torch_would_broadcast(options, backend):
+    for shape in ((3, 4), (3, 4, 1, 7), (3, 4, 5)):
+        x = torch.zeros(shape[1:] if "step_mode" in options else shape)
+        with pytest.raises(ValueError, match=r"built for 4 channels, and a step of the input is \[4"):
+            build_neuron("PLIF", channels=4, backend=backend, **options)(x)
+    for option, value in (("channels", 0), ("channels", 2.5), ("T", 0)):
+        with pytest.raises(ValueError, match=f"{option} must be a whole number of 1 or more, not {value}"):
+            build_neuron("GLIF", **{"T": 3, option: value})
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_they_train_resume_and_run_as_themselves(name, tmp_path):
     """Two epochs under mixed precision are one, and one more after a resume; inference.py finds the same accuracy."""

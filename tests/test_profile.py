@@ -131,6 +131,17 @@ def test_profile_refuses_what_it_cannot_count(small):
     assert not any(m._forward_hooks for m in small.modules())
 
 
+def test_table_7_counts_a_chain_or_nothing():
+    x_seq = torch.rand(1, 1, 3, 8, 8).expand(2, -1, -1, -1, -1)
+    seen = profile_network(build_model("sew_resnet18", "CLIF"), [(x_seq, 0)])
+    chain = [layer.shape.outputs for layer in seen.synapses if "downsample" not in layer.name]
+    assert len(chain) == len(seen.synapses) - 3
+    assert seen.memory_energy("CLIF").counts.mac == 3 * 2 * sum(chain)
+    assert seen.memory_energy("relu").counts.write_out == sum(chain)
+    with pytest.raises(ValueError, match="do not take turns"):  # queries, keys and values, side by side
+        profile_network(build_model("spike_driven_transformer", "CLIF"), [(x_seq, 0)]).memory_energy("CLIF")
+
+
 @pytest.mark.parametrize("kind", ["LIF", "CLIF"])
 def test_a_spiking_network_is_the_same_layer_by_layer_and_step_by_step(kind):
     torch.manual_seed(0)

@@ -178,6 +178,11 @@ def test_several_seeds_are_a_run_each(train):
     second = folder.with_name("seeds_seed2")
     assert rows_of(second, without=TIMING) == rows_of(alone, without=TIMING)
     assert_same(weights_in(second / "checkpoint_latest.pth"), weights_in(alone / "checkpoint_latest.pth"))
+    (second / "metrics.jsonl").unlink()
+    _, result = train("seeds", "-seed 1 2 -resume auto", epochs=1)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("nothing left to train") == 2
+    assert "seeds:" not in result.stdout
 
 
 def test_several_seeds_resume_by_auto_alone(train, whole):

@@ -11,7 +11,8 @@ from reproduction.comparison import paired
 from reproduction.html_page import write_page
 from reproduction.pairs import Member, pairs_of, pairs_table
 from reproduction.recipe import load_recipes
-from reproduction.results import Results
+from reproduction.results import BEST, Results, accuracies
+from reproduction.training_run import TrainingRun
 from utils.cli import UsageError
 
 
@@ -69,6 +70,48 @@ def test_runs_of_one_name_are_told_apart_and_unequal_epochs_make_no_pair(tmp_pat
     assert "| b/run | 8 | CLIF | 1 of 2 |" in said
     assert "| again | 4 | CLIF | 1 of 2 |" in said
     assert "paired" not in said
+
+
+def test_two_runs_of_one_seed_make_no_pair(tmp_path, monkeypatch, capsys):
+    """One of them would stand for both; and a seed may be a list, as older runs have it."""
+    monkeypatch.chdir(tmp_path)
+    for name, neuron, accuracy, seed in (
+        *(("lif", "LIF", 60.0, [1]), ("lif-2", "LIF", 65.0, 2)),
+        *(("clif", "CLIF", 70.0, 1), ("clif-2", "CLIF", 75.0, 2), ("clif-3", "CLIF", 90.0, 2)),
+    ):
+        write_run(Path("runs") / name, [accuracy], neuron=neuron, seed=seed)
+    compare("runs", "--out", "out")
+    said = capsys.readouterr().out
+    assert "Not paired, as others have the same settings and seed: clif-2, clif-3.\n" in said
+    (pair,) = json.loads(Path("out/compare.json").read_text())["paired"]
+    assert pair["seeds"] == [1]
+    assert pair["differences"]["test_acc"]["mean"] == 10.0
+    assert reproduce.read_options(["report", "table1", "--seeds", "2", "1", "2"]).seeds == [2, 1]
+
+
+@pytest.mark.parametrize("bn_eval", ["shared", "per_step"])
+def test_the_best_epoch_is_the_one_that_the_validation_set_chose(tmp_path, bn_eval):
+    """Another may have the same accuracy on the test set, and another one per step; or its line may be torn."""
+    columns = ("val_acc", "val_acc_per_step", "test_acc", "test_acc_per_step", "best_test_acc")
+    chosen = [(60.0, 60.0, 80.0, 81.0), (70.0, 70.0, 75.0, 75.0), (90.0, 90.0, 80.0, 85.0), (85.0, 90.0, 99.0, 85.0)]
+    best = 80.0 if bn_eval == "shared" else 85.0
+    rows = [
+        {
+            "epoch": epoch,
+            "test_loss": 1.0,
+            "train_loss": 1.0,
+            "seconds": 1.0,
+            **dict(zip(columns, (*row, best), strict=True)),
+        }
+        for epoch, row in enumerate(chosen)
+    ]
+    run = TrainingRun(tmp_path, rows, 4, {"bn_eval": bn_eval})
+    assert run.best_row["epoch"] == 2
+    torn = TrainingRun(tmp_path, [*rows[:2], rows[3]], 4, {"bn_eval": bn_eval})
+    assert torn.best_row == ({"test_acc": 80.0} if bn_eval == "shared" else rows[3])
+    lost = TrainingRun(tmp_path, [*rows[:2], {**rows[3], "best_test_acc": 84.0}], 4, {"bn_eval": bn_eval})
+    assert lost.best_row == {"test_acc" if bn_eval == "shared" else "test_acc_per_step": 84.0}
+    assert accuracies([lost]).get(BEST) == ([84.0] if bn_eval == "shared" else None)
 
 
 @pytest.mark.parametrize(

@@ -198,12 +198,17 @@ def test_a_neuron_or_a_norm_that_does_more_is_not_passed_over():
         def multi_step_forward(self, x_seq):
             return 2 * super().multi_step_forward(x_seq)
 
+    class Louder(CLIF):
+        def forward(self, x_seq):
+            return 2 * super().forward(x_seq)
+
     class Mute(BatchNorm2d):
         def forward(self, x):
             return 0 * super().forward(x)
 
     x, options = torch.randn(2, 3, 5, 4, 4) * 3, {"backend": "c", "keep_state": False}
-    assert norm_and_fire(BatchNorm2d(5), Twice(**options), x).max() == 2
+    for neuron in (Twice(**options), Louder(**options)):
+        assert norm_and_fire(BatchNorm2d(5), neuron, x).max() == 2
     assert not norm_and_fire(Mute(5), CLIF(**options), x).any()
 
 

@@ -153,6 +153,8 @@ def test_on_two_ranks(home, whole):
         ("-switch_neuron 1:relu", "and not relu"),
         ("-switch_neuron 1:LIF", "the network has LIF from the start"),
         ("-switch_neuron 3:CLIF -epochs 3", "-epochs 3 end before that"),
+        ("-switch_neuron 1:CLIF -decay_input", "-decay_input works with LIF and PLIF, and -switch_neuron goes over to"),
+        ("-switch_neuron 1:ILIF -detach_reset", "-switch_neuron goes over to ILIF"),
         ("-switch_neuron 1:CLIF -v_reset 0", "CLIF has no reset value, and -switch_neuron goes over to it"),
     ],
 )

@@ -94,3 +94,11 @@ def test_the_transformer_takes_merged_norms_unless_told_otherwise():
     )
     assert torch.equal(default, merged)
     assert not torch.allclose(default, per_step)
+
+
+def test_a_still_image_is_scaled_at_each_step():
+    net = build_model("plif_fashion_32", "CLIF", bn="tebn", T=T, input_size=6).double()
+    with torch.no_grad():
+        net.static_conv[1].scale.copy_(torch.tensor([0.5, 2.0, 3.0]))
+    still = sequence()[:1, :, :3].expand(T, -1, -1, -1, -1)
+    torch.testing.assert_close(net(still), net(still.clone(memory_format=torch.contiguous_format)), **CLOSE)

@@ -178,10 +178,26 @@ def put_weights(net: nn.Module, state: dict[str, Any], path: str | Path) -> None
             raise CheckpointError(f"{path} does not fit: {name} {flaw}{hint}")
         if name.endswith(("running_var", "running_var_t")) and weight.min() < 0:
             raise CheckpointError(f"{path} does not fit: {name} holds variances below 0")
-    steps = {len(weight) for name, weight in weights.items() if name.endswith(("running_mean_t", "running_var_t"))}
-    if len(steps) > 1:
-        raise CheckpointError(f"{path} does not fit: its statistics of each step are of {sorted(steps)} steps")
+    check_steps(weights, path)
     net.load_state_dict(weights)
+
+
+def check_steps(weights: dict[str, Tensor], path: str | Path) -> None:
+    """Refuse statistics of each step, [T, C], of more than one T; a norm that sees a still image once has one step.
+
+    Raises:
+        CheckpointError: naming the numbers of steps, or a norm that has one kind alone.
+    """
+    of_norms: dict[str, list[int]] = {}
+    for name, weight in weights.items():
+        if name.endswith(("running_mean_t", "running_var_t")):
+            of_norms.setdefault(name.rpartition(".")[0], []).append(len(weight))
+    steps = {count for counts in of_norms.values() for count in counts}
+    if len(steps - {1}) > 1 or any(len({*counts}) > 1 for counts in of_norms.values()):
+        raise CheckpointError(f"{path} does not fit: its statistics of each step are of {sorted(steps)} steps")
+    for norm, counts in of_norms.items():
+        if len(counts) != 2:
+            raise CheckpointError(f"{path} does not fit: {norm} has a mean or a variance of each step, and not both")
 
 
 def is_of_steps(name: str, value: Tensor, own: dict[str, Tensor]) -> bool:

@@ -21,7 +21,7 @@ def unrolled(
         states: states before the first step [N, *], or none to start from zero.
     """
     states = first_states(dynamics, states, x[0])
-    dtype, dims = states[0].dtype if states else x.dtype, x.dim() - 1
+    dtype, dims = torch.promote_types(x.dtype, torch.float32), x.dim() - 1
     spikes = []
     for t, c in enumerate(x.unbind()):
         now = (per_element(each, value, t, dims) for each, value in zip(dynamics.learned, learned, strict=True))
