@@ -168,12 +168,7 @@ def climb(value: Reset, score_of: Callable[[Reset], Score], step: float, v_thres
     return value
 
 
-def calibrate(
-    net: nn.Module,
-    score: Scorer,
-    resets: Sequence[Reset] = FIXED_RESETS,
-    passes: int = 2,
-) -> Calibration:
+def calibrate(net: nn.Module, score: Scorer, resets: Sequence[Reset] = FIXED_RESETS, passes: int = 2) -> Calibration:
     """Choose the reset value, one for the network and from there one for each layer.
 
     The network's: the best of ``resets``, then uphill in steps of 0.02 (beyond the range, too) and of 0.01.

@@ -7,7 +7,9 @@ from torch import nn
 
 from models import MODELS, build_model
 from models.layers import BatchNorm2d
+from models.statistics import use_statistics
 from neurons import NEURONS, PSN, SpikingNeuron
+from utils.checkpoint import load_weights
 
 # the rest are deeper
 KINDS = ("snn5", "snn5_noAP", "vggsnn", "spiking_resnet18", "spiking_vgg11_bn", "plif_fashion_32")
@@ -179,6 +181,21 @@ def test_chains_drop_once_between_flatten_and_the_last_layer(name, size):
     assert order[at - 1 : at + 2] == ["Flatten", "Dropout", "Linear"]
     names = [name for name in net.state_dict() if not name.endswith("_t")]
     assert names == list(build(name, input_size=size).state_dict())
+
+
+@pytest.mark.parametrize("name", [*KINDS, "sew_resnet18", "mlp3"])
+def test_a_network_that_was_trained_on_still_images_is_loaded_again(name, tmp_path):
+    net, again = build(name), build(name, seed=1)
+    image = sequence(T=1)
+    net(image.expand(3, *image.shape[1:])).sum().backward()
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    load_weights(again, tmp_path / "net.pth")
+    for kind in ("shared", "per_step"):
+        outputs = []
+        for each in (net, again):
+            use_statistics(each.eval(), kind)
+            outputs.append(each(image.expand(3, *image.shape[1:])))
+        assert torch.equal(*outputs)
 
 
 def test_dropout_is_off_in_evaluation():
