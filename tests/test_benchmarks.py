@@ -65,6 +65,7 @@ def check_run(out_dir, stem, groups):
     return run
 
 
+@pytest.mark.slow
 def test_quick_run_saves_samples_table_and_pictures(quick_run):
     done, out_dir, _ = quick_run
     run = check_run(out_dir, "cpu-growth-onm", ["growth", "onm"])
@@ -75,6 +76,7 @@ def test_quick_run_saves_samples_table_and_pictures(quick_run):
         assert case_markdown(case) in done.stdout
 
 
+@pytest.mark.slow
 def test_run_says_what_it_was_made_with(quick_run):
     _, _, run = quick_run
     made = run["made_with"]
@@ -86,6 +88,7 @@ def test_run_says_what_it_was_made_with(quick_run):
     assert run["quick"]
 
 
+@pytest.mark.slow
 def test_parity_is_checked_before_anything_is_timed(quick_run):
     done, _, run = quick_run
     parity = run["parity"]
@@ -96,6 +99,7 @@ def test_parity_is_checked_before_anything_is_timed(quick_run):
     assert done.stdout.index("Parity: ") < done.stdout.index("## ")
 
 
+@pytest.mark.slow
 def test_growth_has_memory_and_a_verdict(quick_run):
     _, _, run = quick_run
     (growth,) = (case for case in run["cases"] if case["group"] == "growth")

@@ -115,6 +115,7 @@ def command(monkeypatch, capsys, *words):
     return code, said.out, said.err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys):
     words = "-dataset digits_seq -model mlp3 -T 4 -b 32 -train_fraction 0.1 -epochs 2 -T_max 2 -neuron LIF -device cpu"

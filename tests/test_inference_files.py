@@ -112,6 +112,7 @@ def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
     assert checkpoint.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_evaluation_takes_no_other_ones_place(run, infer):
     folder = run / "chosen"
     same = "-calibrate_samples 60 -calibrate_passes 1"  # without -calibrate

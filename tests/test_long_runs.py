@@ -187,6 +187,7 @@ def test_caches_built_by_several_processes_end_whole(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_name_do_not_mix(home):
     """Started at the same moment, one with processes that load its data: a folder each, and both are the same run."""
     out_dir = home / "at_once"

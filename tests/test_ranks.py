@@ -57,6 +57,7 @@ def difference(one: Path, other: Path) -> float:
     return max((x - y).abs().max().item() for x, y in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*NETWORKS, "plif_recomputed"])
 def test_two_ranks_compute_what_one_process_does(steps, case):
     assert difference(steps / f"2_{case}.pt", steps / f"1_{case}.pt") < 1e-9

@@ -32,6 +32,7 @@ def test_dry_run_prints_what_would_be_run(small, capsys):
     assert not (small / "logs").exists()
 
 
+@pytest.mark.slow
 def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
     assert main("run", "small") == 1
     said = capfd.readouterr()
