@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from models import build_like, replace_neurons
-from neurons import SpikingNeuron
+from neurons import PLIF, SpikingNeuron
 from utils.progress import progress
 
 Reset = float | None
@@ -72,12 +72,12 @@ def lif_twin(
 
 
 def learned_tau(neuron: SpikingNeuron) -> float:
-    """τ of a neuron: PLIF's is 1/σ(w).
+    """τ of a neuron; PLIF learns it as 1/σ(w).
 
     Raises:
         ValueError: if each channel has its own, which LIF has not.
     """
-    w = neuron.state_dict().get("w")
+    w = neuron.state_dict()["w"] if isinstance(neuron, PLIF) else None
     if w is not None and w.dim():
         raise ValueError(f"{type(neuron).__name__} has learned a time constant for each of {len(w)} channels, and LIF "
                          "has one for all")  # fmt: skip
