@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from zoo.cards import CARDS, cards
 REGISTRY = utils.zoo.read_registry()
 MEASURED = re.compile(r"accuracy ([\d.]+)%|loss ([\d.]+)")
 CLIF = "digits_CLIF"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where its package installs it
 
 
 def test_files_are_those_that_were_published_and_small():
@@ -37,9 +39,12 @@ def test_cards_are_those_of_the_registry():
     assert (utils.zoo.ZOO / CARDS).read_text() == cards(REGISTRY), "run python -m zoo"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRY)
 def test_evaluation_prints_what_its_card_says(name, tmp_path, monkeypatch, capsys):
-    """To one test image and 0.005 of the loss: sums run in another order on another processor."""
+    """To one test image (of 10,000: six) and 0.005 of the loss: sums run in another order on another processor."""
+    if name.startswith("fashion_mnist") and not DEBIAN.is_dir():
+        pytest.skip("the package dataset-fashion-mnist is not installed")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.json").write_text("{}")  # not of this network, though it stands where it is started
     inference.infer(["-resume", f"zoo:{name}", "-device", "cpu"])
@@ -48,7 +53,7 @@ def test_evaluation_prints_what_its_card_says(name, tmp_path, monkeypatch, capsy
     samples = int(re.search(r"\((\d+) samples\)", "".join(known))[1])
     here, there = (MEASURED.findall("\n".join(lines)) for lines in (said, known))
     for (accuracy, loss), (known_accuracy, known_loss) in zip(here, there, strict=True):
-        assert float(accuracy or 0) == pytest.approx(float(known_accuracy or 0), abs=100 / samples + 0.01)
+        assert float(accuracy or 0) == pytest.approx(float(known_accuracy or 0), abs=max(100 / samples, 0.05) + 0.01)
         assert float(loss or 0) == pytest.approx(float(known_loss or 0), abs=0.005)
     assert (tmp_path / "logs/zoo" / name / f"inference/{name}/evaluation.json").is_file()
 
