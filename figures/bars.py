@@ -28,9 +28,9 @@ def draw_bars(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
                     height, error = mean(values), standard_error(values)
                     heights += [height - error, height + error]
                     look = {"color": style["color"], "alpha": 0.75, "edgecolor": "black", "linewidth": 0.6}
-                    axes.bar(
-                        place, height, 0.7, yerr=error or None, capsize=2, hatch=HATCHES.get(line.label, ""), **look
-                    )
+                    axes.bar(place, height, 0.7, hatch=HATCHES.get(line.label, ""), **look)
+                    if error:  # of several seeds
+                        axes.errorbar(place, height, error, capsize=2, color="black")
                     axes.annotate(f"{height:.2f}", (place, height + error), ha="center", fontsize=6,
                                   xytext=(0, 2), textcoords="offset points")  # fmt: skip
                 for height in line.paper.values():

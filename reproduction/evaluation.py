@@ -114,6 +114,8 @@ def quantities_of(program: str, results: Mapping[str, Any]) -> dict[str, float]:
         values[ACCURACY + OF_EACH_STEP] = results["test_per_step"]["acc"]
     if "fixed" in results:
         values |= columns_of(results)
+        if "test_per_step" in results:
+            values |= {name + OF_EACH_STEP: acc for name, acc in columns_of(results, "per_step").items()}
     if "operations" in results:
         values |= account_values(results)
     return values

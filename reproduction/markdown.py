@@ -84,8 +84,8 @@ def measured_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
             ours = mean_and_std(outcome.values.get(name, ()), places_of(paper))
             cells.append(ours if paper is None else f"{ours} ({number(paper)})")
         rows.append([run.label, *cells, *ending(run, outcome)])
-        if any(name == ACCURACY or name in resets_of(outcome) for name in run.paper):
-            per_step = [mean_and_std(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
+        per_step = [mean_and_std(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
+        if set(per_step) != {NONE}:
             rows.append([f"{run.label}; per step", *per_step, *[""] * len(ENDING)])
     return markdown_table(["", *columns, *ENDING], rows)
 

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reproduction.evaluation import DONE
+from reproduction.evaluation import DONE, quantities_of
 from reproduction.evidence import key_of_line, read_lines
+from reproduction.markdown import measured_table
+from reproduction.recipe import Run
+from reproduction.results import Outcome
 from tests.fixtures_reproduce import SMALL, main, reported, results_in, write_run
 from utils.cli import UsageError
 
@@ -203,3 +206,18 @@ def test_what_draws_by_itself_gets_a_folder(small, evidence, capfd):
     shutil.rmtree(folder)
     assert main("report", "small") == 0  # from the evidence
     assert "![A small table](small_figure7.png)" in capfd.readouterr().out
+
+
+def test_a_sweep_is_reported_with_both_kinds_of_statistics():
+    sweep = {"test": {"acc": 90.0}, "fixed": [{"v_reset": None, "acc": 80.0}], "calibrated": {}}
+    of_steps = {
+        **sweep,
+        "test_per_step": {"acc": 91.0},
+        "fixed": [{"v_reset": None, "acc": 80.0, "acc_per_step": 81.5}],
+    }
+    run = Run("small", "sweep", "as LIF", {"as trained": None, "soft": None}, None, "", ())
+    shared, per_step = "| as LIF | 90.00 | 80.00 |", "| as LIF; per step | 91.00 | 81.50 |"
+    for result, rows in ((sweep, [shared]), (of_steps, [shared, per_step])):
+        values = {name: [value] for name, value in quantities_of("inference.py", result).items()}
+        table = measured_table([run], {"sweep": Outcome((2022,), values)}).splitlines()[2:]
+        assert [line[: len(row)] for line, row in zip(table, rows, strict=True)] == rows

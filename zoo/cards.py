@@ -19,10 +19,10 @@ HEAD = """\
 elsewhere, `torch.hub.load("/path/to/this/project", "pretrained", "NAME", source="local")` builds and fills it.
 
 A file is safetensors: weights of convolutions and linear layers in float16 (on Fashion-MNIST that moves an accuracy by
-0.1 points at most), all else in float32, under the names of the published code. [registry.json](registry.json) has hash and
-settings of each, and what its evaluation prints; `python -m zoo CHECKPOINT -name NAME -title TITLE -command COMMAND`
-adds one. The licence is the project's. They are small networks trained on small data: to read, to test with, to start
-from.
+0.1 points at most), all else in float32, under the names of the published code. [registry.json](registry.json) has hash
+and settings of each, and what its evaluation prints. `python -m zoo CHECKPOINT -name NAME -title TITLE -command
+COMMAND` adds one. The licence is the project's. They are small networks trained on small data: to read, to test with,
+to start from.
 """
 
 
