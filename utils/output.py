@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +24,19 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
     Raises:
         UsageError: if it cannot be written to.
     """
-    with naming_disk(out_dir):
-        standing = next(parent for parent in out_dir.absolute().parents if parent.exists())
-        aside = tempfile.TemporaryDirectory(dir=standing, prefix=f".{out_dir.name}-")
-    with aside as folder:
+    standing = next(parent for parent in out_dir.absolute().parents if parent.exists())
+    folder = standing / f".{out_dir.name}-{secrets.token_hex(4)}"
+    try:  # from here on: a signal may come as soon as the folder is there
+        with naming_disk(out_dir):
+            folder.mkdir(mode=0o700)
         with naming_disk(out_dir, DISK_IS_FULL):
-            yield Path(folder)
+            yield folder
         with naming_disk(out_dir):
             out_dir.mkdir(parents=True, exist_ok=True)
-            for path in sorted(Path(folder).iterdir()):
+            for path in sorted(folder.iterdir()):
                 os.replace(path, out_dir / path.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
