@@ -27,8 +27,8 @@ HALVES = frozenset({torch.float16, torch.bfloat16})
 def slow_halves(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.machine()) -> frozenset[torch.dtype]:
     """The half precisions in which this processor convolves more slowly than in float32.
 
-    Measured on x86: bfloat16 takes half of float32's time on AMD with AVX-512 BF16, but 1.5 times as long on Intel,
-    where AMX alone makes it worth while; float16, which nothing there computes with, takes 13 to 23 times as long.
+    Measured with torch 2.12: bfloat16 takes half of float32's time on AMD with AVX-512 BF16, but 1.5 times as long on
+    Intel with AVX-512 BF16 and no AMX; float16 takes 13 to 23 times as long on that AMD.
     """
     try:
         flags = cpuinfo.read_text() if machine == "x86_64" else None
