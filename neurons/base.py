@@ -157,7 +157,7 @@ class SpikingNeuron(Memory):
         """One time step with this neuron's settings: c and states [N, *] → spikes, states [N, *]."""
         dynamics = self.dynamics()
         learned = zip(dynamics.learned, self.learned_values(), strict=True)
-        return dynamics(c, *states, *(per_element(each, value, 0, c.dim()) for each, value in learned))
+        return dynamics.advance(c, *states, *(per_element(each, value, 0, c.dim()) for each, value in learned))
 
     def single_step_functional_forward(self, inputs, states):
         """One step with explicit states (SpikingJelly 2's functional interface)."""

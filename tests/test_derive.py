@@ -91,7 +91,7 @@ def test_graphs_are_the_step_and_its_derivative(case, surrogate, T):
     g, g_last = drive(T, 5, 7, seed=8), [drive(5, 7, seed=9 + i) for i, _ in enumerate(states)]
     after, spikes = states, []
     for c in x:
-        s, *after = dynamics(c, *after, *learned)
+        s, *after = dynamics.advance(c, *after, *learned)
         spikes.append(s)
     expected = [torch.stack(spikes), *after]
     gradients = torch.autograd.grad(expected, [x, *states, *learned], [g, *g_last])

@@ -4,6 +4,8 @@ import copy
 import io
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 
@@ -18,6 +20,7 @@ from neurons import SpikingNeuron, build_neuron
 from neurons.ops.c_build import compiler
 from neurons.ops.dynamics import named, parameter_table, spell
 from neurons.ops.operators import fire_op, norm_fire_op
+from tests.helpers import ENVIRONMENT, ROOT
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -115,6 +118,37 @@ def test_a_compiled_network_trains_a_step_with_the_same_numbers(model, size, bat
     compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
     for one, other in zip(one_step(net, net, x_seq), one_step(again, compiled, x_seq), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+FIRST_USE = """
+import copy, sys, torch
+from neurons import build_neuron
+neuron = build_neuron(sys.argv[1], step_mode=sys.argv[2], T=4)
+again = copy.deepcopy(neuron)
+compiled = torch.compile(again, fullgraph=True, backend="aot_eager")
+for N in (3, 2):
+    x_seq = torch.rand(4, N, 5, generator=torch.Generator().manual_seed(N)) * 2
+    gradients = []
+    for module, forward in ((again, compiled), (neuron, neuron)):
+        module.reset()
+        x = x_seq.clone().requires_grad_()
+        spikes = forward(x) if sys.argv[2] == "m" else torch.stack([forward(c) for c in x])
+        (spikes * torch.linspace(-1, 1, 5)).sum().backward()
+        gradients.append((spikes, x.grad, *(w.grad for w in module.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "step_mode"), [("CLIF", "m"), ("CLIF", "s"), ("LIF", "s"), ("PLIF", "m"), ("GLIF", "m"), ("KLIF", "m")]
+)
+def test_a_neuron_s_first_use_may_be_a_compiled_one(name, step_mode):
+    """In a new process: what is made once and kept must not be made of tensors without memory."""
+    done = subprocess.run([sys.executable, "-c", FIRST_USE, name, step_mode],
+                          cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_exported_network_computes_the_same():

@@ -25,7 +25,6 @@ REGISTER = 16  # floats: the last read of a table may go so far beyond its end
 # what C's pointers lead to, whatever torch's default type and device are
 PLACE: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 SUMS: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
-NOTHING = torch.zeros(0, 1, 0, **PLACE)  # the table of a neuron that learns nothing
 Tensors = tuple[Tensor, ...]
 
 
@@ -142,7 +141,8 @@ class Call:
         rows = BLOCK // self.channels if self.channels else 0
         self.width = max(rows, 1) * self.channels if self.channels else BLOCK
         self.granule = self.channels or GRANULE
-        self.table = NOTHING if table is None else self.wide(table.float())
+        # not made at import: that may come while torch.compile has tensors without memory made
+        self.table = torch.zeros(0, 1, 0, **PLACE) if table is None else self.wide(table.float())
         self.norm: Tensors = ()
         if normed:
             given = inputs.norm

@@ -119,7 +119,7 @@ def follow(dynamics: Dynamics, cut: tuple[str, ...], trace: Trace) -> Derived:
     gradients = [trace.input(name) for name in ("g_s", *(f"g_{state}" for state in states))]
     with trace:
         try:
-            outputs = dynamics(*inputs)
+            outputs = dynamics.advance(*inputs)
         except RuntimeError as error:
             if "in-place" not in str(error):
                 raise

@@ -68,7 +68,7 @@ class Dynamics:
         """Whether anything learned differs from channel to channel."""
         return any(each.per_channel for each in self.learned)
 
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def advance(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """One step: c, states, learned parameters → spikes, states.
 
         Raises:
@@ -110,10 +110,11 @@ def parameter_table(dynamics: Dynamics, values: tuple[Tensor, ...]) -> Tensor | 
     """
     if not values:
         return None
-    T = max((len(v) for each, v in zip(dynamics.learned, values, strict=True) if each.per_step), default=1)
-    C = max((v.shape[-1] for each, v in zip(dynamics.learned, values, strict=True) if each.per_channel), default=1)
+    learned = list(zip(dynamics.learned, values, strict=True))
+    T = max([1, *(len(value) for each, value in learned if each.per_step)])
+    C = max([1, *(value.shape[-1] for each, value in learned if each.per_channel)])
     rows = []
-    for each, value in zip(dynamics.learned, values, strict=True):
+    for each, value in learned:
         value = value.to(torch.promote_types(value.dtype, torch.float32))
         rows.append(value.view(-1 if each.per_step else 1, C if each.per_channel else 1).expand(T, C))
     return torch.stack(rows)

@@ -126,7 +126,7 @@ class WindowedSequence(torch.autograd.Function):
         ends = first_states(dynamics, states, x[0])
         spikes, d, dtype = [], derive(dynamics), torch.promote_types(x.dtype, torch.float32)
         for t, c in enumerate(x.unbind()):
-            s, *ends = dynamics(c.to(dtype), *ends, *of_step(d, table, t, x.dim() - 1).values())
+            s, *ends = dynamics.advance(c.to(dtype), *ends, *of_step(d, table, t, x.dim() - 1).values())
             spikes.append(s.to(x.dtype))
         ctx.mark_non_differentiable(*ends)
         return torch.stack(shown(spikes, ends)), *ends

@@ -8,12 +8,12 @@ from torch import Tensor
 
 def is_dense(frame: Tensor) -> bool:
     """Whether a frame fills its memory without gaps or overlaps, in some order of its dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(frame.stride(), frame.shape, strict=True)):
-        if size > 1:
-            if stride != expected:
+    expected, strides = 1, frame.stride()
+    for d in sorted(range(frame.dim()), key=lambda d: strides[d]):
+        if frame.shape[d] > 1:
+            if strides[d] != expected:
                 return False
-            expected *= size
+            expected *= frame.shape[d]
     return True
 
 

@@ -25,7 +25,7 @@ def unrolled(
     spikes = []
     for t, c in enumerate(x.unbind()):
         now = (per_element(each, value, t, dims) for each, value in zip(dynamics.learned, learned, strict=True))
-        s, *rest = dynamics(c.to(dtype), *states, *now)
+        s, *rest = dynamics.advance(c.to(dtype), *states, *now)
         states = tuple(rest)
         spikes.append(s.to(x.dtype))
     return torch.stack(shown(spikes, states)), states
