@@ -18,7 +18,7 @@ import torch
 
 from tests.fixtures_images import write_cifar10
 from tests.helpers import SCRIPT, TIMING, assert_refused, assert_same, outcome, rows_of, run_training, started
-from utils.interrupt import resume_command
+from utils.interrupt import Watch, resume_command
 
 EPOCHS = 2
 BATCHES = 5  # of 20 images
@@ -107,7 +107,7 @@ def test_killed_anywhere(home, whole, kills):
     print(f"{kills} kills survived, {died_inside} of them inside a save")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_told_to_stop(home, whole, signum, code):
     name = f"told_{code}"
     folder, result = train(
@@ -124,6 +124,16 @@ def test_told_to_stop(home, whole, signum, code):
     result = run_training(*argv, cwd=home)
     assert (result.returncode, result.stderr) == (0, "")
     assert_same_run(folder, whole[0])
+
+
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+    try:
+        with Watch(None) as watch:
+            signal.raise_signal(signal.SIGHUP)
+            assert watch.signum == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_command_that_resumes_on_the_machines_there_were():

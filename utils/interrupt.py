@@ -14,13 +14,14 @@ from typing import TypeVar
 
 from .checkpoint import save_checkpoint
 from .engine import TrainState
+from .exit import ENDING
 from .finite import stop_if_loss_is_not_finite, stop_if_state_is_not_finite
 from .resume import checkpoint_of
 from .run_dir import RunDir
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (*ENDING, signal.SIGINT)
 MEETING_PORT = 29400  # torchrun's own choice; the one of the run that is stopped it keeps to itself
 
 
@@ -28,7 +29,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """The run was asked to stop by a signal, and has saved what it had.
 
     Args:
-        signum: the signal; the exit code is 128 + its number, as a shell has it (143, or 130 for Ctrl-C).
+        signum: the signal; the exit code is 128 + its number, as a shell has it (143, 129, or 130 for Ctrl-C).
     """
 
     def __init__(self, signum: int):
@@ -37,7 +38,7 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 
 class Watch:
-    """Notes SIGTERM and Ctrl-C for the loop to ask for, so that a step is never cut in two.
+    """Notes a signal that asks the run to end for the loop to ask for, so that a step is never cut in two.
 
     Args:
         save_every: minutes between two checkpoints within an epoch; None saves at its end alone.
@@ -52,8 +53,10 @@ class Watch:
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> Watch:
-        """Note signals from here on."""
-        self._before = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        """Note signals from here on; where nohup has SIGHUP ignored, it stays so."""
+        is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heard = [signum for signum in SIGNALS if not (is_nohup and signum == signal.SIGHUP)]
+        self._before = {signum: signal.signal(signum, self._note) for signum in heard}
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
@@ -63,7 +66,8 @@ class Watch:
                 signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: object) -> None:
-        if os.getpid() != self._owner:  # a forked process that loads data: Ctrl-C reaches it too, and is not its
+        # a forked process that loads data: Ctrl-C and a closed terminal reach it too, and are not for it
+        if os.getpid() != self._owner:
             if signum == signal.SIGTERM:
                 os._exit(128 + signum)
             return
