@@ -112,6 +112,13 @@ class SpikingNeuron(Memory):
         check_names(cls)
         cls.declared = declare(cls)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """As of any module; where states start from an option, their start moves with it."""
+        super().__setattr__(name, value)
+        if name in type(self).states.values() and self._memories:
+            for state, start in self.starts():
+                self.start_at(state, start)
+
     @property
     def width(self) -> float:
         """The surrogate's α, whatever else is called alpha (GLIF has a gate of that name)."""
@@ -216,13 +223,7 @@ class SpikingNeuron(Memory):
         return fire(x_seq, self.table(dynamics), (), dynamics, self.declared, backend, False, norm)[0]
 
     def fire_normed(
-        self,
-        x_seq: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-        merged: bool,
-        sum_over_ranks: SumOverRanks | None,
+        self, x_seq: Tensor, weight: Tensor, bias: Tensor, eps: float, merged: bool, sum_over_ranks: SumOverRanks | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Spikes of x normalised by its own statistics, from a fresh state; see :func:`neurons.ops.norm_and_fire`."""
         dynamics, backend = self.dynamics(), self.backend_for(x_seq)

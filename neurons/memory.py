@@ -15,6 +15,12 @@ class Memory(base.MemoryModule):
         """All memories back to their start."""
         self._memories.update(self._memories_rv)
 
+    def start_at(self, name: str, value: float) -> None:
+        """Where a memory starts; one that is still there moves along."""
+        self._memories_rv[name] = value
+        if not isinstance(self._memories[name], Tensor):
+            self._memories[name] = value
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: states as numbers, without the graph that they came from."""
         state = self.__dict__.copy()

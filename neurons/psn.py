@@ -48,7 +48,8 @@ class PSN(neuron.PSN):
         return in_float32(self._fire, x_seq)
 
     def _fire(self, x_seq: Tensor) -> Tensor:
-        h = torch.addmm(self.bias, self.weight, x_seq.flatten(1)).view(x_seq.shape)  # h − V_th
+        frames = x_seq.unsqueeze(-1).flatten(1)  # of [T] too
+        h = torch.addmm(self.bias, self.weight, frames).view(x_seq.shape)  # h − V_th
         spikes = self.surrogate_function(h)
         spikes[-1].masked_fill_(~h[-1].isfinite(), math.nan)  # as in every neuron here: NaN does not fire by itself
         return spikes

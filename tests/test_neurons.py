@@ -69,6 +69,31 @@ def test_state_is_carried_until_reset_or_never_kept(name):
     assert fresh.v == 0.0
 
 
+@pytest.mark.parametrize("name", ["LIF", "PLIF"])
+@pytest.mark.parametrize("keep_state", [True, False])
+def test_a_reset_value_that_is_set_later_is_where_states_start(name, keep_state):
+    x = current((4, 10))
+    made = build_neuron(name, v_reset=-0.5, keep_state=keep_state)
+    later = build_neuron(name, v_reset=0.25, keep_state=keep_state)
+    step_by_step = build_neuron(name, step_mode="s")
+    later.v_reset = step_by_step.v_reset = -0.5
+    wanted = made(x)
+    assert torch.equal(later(x), wanted)
+    assert torch.equal(torch.stack([step_by_step(c) for c in x]), wanted)
+    for neuron in (later, step_by_step):
+        neuron.reset()
+        assert neuron.v == -0.5
+        neuron.v_reset = None
+        assert neuron.v == 0.0
+
+
+def test_a_sequence_of_single_numbers_is_one_too():
+    x = torch.rand(4, 1, generator=torch.Generator().manual_seed(0)) * 2
+    for name in ("LIF", "CLIF", "PSN"):
+        neuron = build_neuron(name, keep_state=False, **({"T": 4} if name == "PSN" else {}))
+        assert torch.equal(neuron(x[:, 0]), neuron(x)[:, 0])
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="did you mean CLIF"):
         build_neuron("CLlF")
