@@ -19,6 +19,7 @@ from data import DataError, Task
 from models import STATISTICS, exchange_neurons, steps_known, use_statistics
 from settings.build import Batches, build_network, build_task, load_splits, place, start_state
 from settings.command_line import PROGRAM, read_options, runs_of
+from settings.notes import notes_of
 from settings.record import run_name
 from settings.resume import Resumed, changes_in_words, config_of, find_checkpoint
 from settings.training import Settings
@@ -126,8 +127,8 @@ def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, 
     print(f"{s.model} with {s.neuron}, T = {s.T}, {norm}, {state.device}, {computed_by}, {precision}{state.ranks}\n"
           f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"
           f"run folder: {run and run.path}")  # fmt: skip
-    if s.lr_scheduler == "CosALR" and s.epochs < s.T_max:
-        print(f"note: -epochs {s.epochs} ends before -T_max {s.T_max}: the learning rate does not reach its lowest")
+    for note in notes_of(s):
+        print(f"note: {note}")
 
 
 def exchange_if_due(state: TrainState, switch_neuron: str | None) -> None:
