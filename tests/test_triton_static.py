@@ -13,6 +13,12 @@ from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, ST
 from tests.helpers import ENVIRONMENT, ROOT, run_training
 
 SPILLED = 0 if version("triton") >= "3.7" else 8  # bytes; an older compiler is short of two registers
+# Triton's search for the slices of a chunked GLIF takes a minute; of the others, one of the two GPUs is seen each time
+IN_CHUNKS = [
+    pytest.param(neuron, capability, marks=[pytest.mark.long] * (capability == 80 or neuron.startswith("GLIF")))
+    for neuron in NEURONS
+    for capability in CAPABILITIES
+]
 
 
 def compiled(what, *cases):
@@ -41,14 +47,20 @@ def test_clif_keeps_below_its_ceilings():
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_nothing_spills_from_registers(neuron, capability):
-    """With as many steps in registers as there ever are; in chunks ptxas may trade a few bytes for occupancy."""
-    cases = ({"capability": capability, "neuron": neuron, **STANDARD, "T": T} for T in (8, 15))
-    whole, chunks = compiled("stacks", *cases)
-    assert {row["kernel"] for row in whole[0]} > set(CEILINGS)
-    assert [row["kernel"] for row in whole[0] if row["stack"] > SPILLED] == []
-    assert [row["kernel"] for row in chunks[0] if row["stack"] > 64] == []
-    for _, launches in (whole, chunks):
-        assert max(launches["forward"], launches["backward"]) <= MOST_LAUNCHES
+    """With as many steps in registers as there ever are."""
+    ((rows, launches),) = compiled("stacks", {"capability": capability, "neuron": neuron, **STANDARD, "T": 8})
+    assert {row["kernel"] for row in rows} > set(CEILINGS)
+    assert [row["kernel"] for row in rows if row["stack"] > SPILLED] == []
+    assert max(launches["forward"], launches["backward"]) <= MOST_LAUNCHES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("neuron", "capability"), IN_CHUNKS)
+def test_little_spills_in_chunks(neuron, capability):
+    """There ptxas may trade a few bytes for occupancy."""
+    ((rows, launches),) = compiled("stacks", {"capability": capability, "neuron": neuron, **STANDARD, "T": 15})
+    assert [row["kernel"] for row in rows if row["stack"] > 64] == []
+    assert max(launches["forward"], launches["backward"]) <= MOST_LAUNCHES
 
 
 def test_the_results_kept_here_are_as_lean():
