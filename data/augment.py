@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import AutoAugment, InterpolationMode, TrivialAugmentWide, v2
 
 CUTOUT_PROBABILITY = 0.5
 CUTOUT_AREA = (0.02, 0.4)  # of the image
@@ -47,19 +47,28 @@ def normalise(mean: Sequence[float], std: Sequence[float]) -> list[nn.Module]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
 
 
+def by_pillow(policy: nn.Module) -> list[nn.Module]:
+    """A policy that works on Pillow images, uint8 [C, H, W] → the same.
+
+    The published code's images are Pillow's. Of a tensor torchvision takes other pixels where it shears to the nearest
+    (8% of them at 64×64), and blends the edges of what it turns or shears bilinearly with black.
+    """
+    return [v2.ToPILImage(), policy, v2.PILToTensor()]
+
+
 def cifar_train(size: int, to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
     """Crop of a 4-pixel zero padding, Cutout, flip; for the rows marked * flip, TrivialAugmentWide, erasing 0.1."""
     flip = v2.RandomHorizontalFlip(0.5)
     if cutupmix_auto:
-        trivial = v2.TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR)
-        return v2.Compose([flip, trivial, *to_input, v2.RandomErasing(p=0.1)])
+        trivial = by_pillow(TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+        return v2.Compose([flip, *trivial, *to_input, v2.RandomErasing(p=0.1)])
     return v2.Compose([v2.RandomCrop(size, padding=4), Cutout(), flip, *to_input])
 
 
 def tiny_imagenet_train(to_input: list[nn.Module], *, cutupmix_auto: bool) -> nn.Module:
     """Flip; for the paper's number AutoAugment (its ImageNet policy) too."""
     flip = v2.RandomHorizontalFlip(0.5)
-    return v2.Compose([flip, v2.AutoAugment(), *to_input] if cutupmix_auto else [flip, *to_input])
+    return v2.Compose([flip, *by_pillow(AutoAugment()), *to_input] if cutupmix_auto else [flip, *to_input])
 
 
 def mixup_or_cutmix(num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

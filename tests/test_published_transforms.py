@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
-from torchvision.transforms import v2
+from torch import Tensor, nn
+from torchvision import transforms as v1
+from torchvision.transforms import AutoAugment, InterpolationMode, TrivialAugmentWide, v2
 
 from data import DATASETS, Task, build_dataset
 from data.augment import CUTOUT_AREA, CUTOUT_ASPECT, CUTOUT_PROBABILITY, Cutout
@@ -35,8 +36,10 @@ def fill_of(transform) -> object:
 PARAMETERS: dict[type, Callable] = {
     v2.RandomCrop: lambda t: (tuple(t.size), t.padding, t.padding_mode, t.pad_if_needed, fill_of(t)),
     v2.RandomHorizontalFlip: lambda t: t.p,
-    v2.TrivialAugmentWide: lambda t: (t.num_magnitude_bins, t.interpolation.value, fill_of(t)),
-    v2.AutoAugment: lambda t: (t.policy.value, t.interpolation.value, fill_of(t)),
+    v2.ToPILImage: lambda t: t.mode,
+    v2.PILToTensor: lambda t: None,
+    TrivialAugmentWide: lambda t: (t.num_magnitude_bins, t.interpolation.value, fill_of(t)),
+    AutoAugment: lambda t: (t.policy.value, t.interpolation.value, fill_of(t)),
     v2.RandomErasing: lambda t: (t.p, tuple(t.scale), tuple(t.ratio), tuple(t.value)),
     v2.RandomRotation: lambda t: (tuple(t.degrees), t.interpolation.value, t.expand, fill_of(t)),
     v2.RandomAffine: lambda t: (
@@ -73,9 +76,10 @@ DIGITS = to_input((MEAN,) * 3, (STD,) * 3)
 FLIP = ("RandomHorizontalFlip", 0.5)
 CROP = ("RandomCrop", ((32, 32), [4] * 4, "constant", False, 0))
 CUTOUT = ("Cutout", (0.5, (0.02, 0.4), (0.4, 2.5)))
-TRIVIAL = ("TrivialAugmentWide", (31, "bilinear", 0))
+TO_PILLOW, FROM_PILLOW = ("ToPILImage", None), ("PILToTensor", None)
+TRIVIAL = [TO_PILLOW, ("TrivialAugmentWide", (31, "bilinear", 0)), FROM_PILLOW]
 ERASE = ("RandomErasing", (0.1, (0.02, 0.33), (0.3, 3.3), (0.0,)))
-AUTO = ("AutoAugment", ("imagenet", "nearest", 0))
+AUTO = [TO_PILLOW, ("AutoAugment", ("imagenet", "nearest", 0)), FROM_PILLOW]
 THIRDS = (1 / 3,) * 3
 ROTATE_15 = ("RandomRotation", ((-15.0, 15.0), "nearest", False, 0))
 ROTATE_30 = ("RandomRotation", ((-30.0, 30.0), "nearest", False, 0))
@@ -90,9 +94,9 @@ PIECES = [("ToDtype", (torch.float32, True)), ("Normalize", ((BLACK,), (SEQ_STD,
 
 # data set: (training, training with -cutupmix_auto, test), last partial batch left out without and with the option
 PUBLISHED: dict[str, tuple[list, list, list, bool, bool]] = {
-    "cifar10": ([CROP, CUTOUT, FLIP, *CIFAR10], [FLIP, TRIVIAL, *CIFAR10, ERASE], CIFAR10, False, True),
-    "cifar100": ([CROP, CUTOUT, FLIP, *CIFAR100], [FLIP, TRIVIAL, *CIFAR100, ERASE], CIFAR100, False, True),
-    "tiny_imagenet": ([FLIP, *TINY], [FLIP, AUTO, *TINY], TINY, False, False),
+    "cifar10": ([CROP, CUTOUT, FLIP, *CIFAR10], [FLIP, *TRIVIAL, *CIFAR10, ERASE], CIFAR10, False, True),
+    "cifar100": ([CROP, CUTOUT, FLIP, *CIFAR100], [FLIP, *TRIVIAL, *CIFAR100, ERASE], CIFAR100, False, True),
+    "tiny_imagenet": ([FLIP, *TINY], [FLIP, *AUTO, *TINY], TINY, False, False),
     "DVSCIFAR10": ([FLIP, ROTATE_15], [FLIP, ROTATE_15], [], False, False),
     "DVSCIFAR10-pt": (PT, PT, [], False, False),
     "dvsgesture": ([], [], [], True, True),
@@ -178,3 +182,31 @@ def test_batches_are_mixed_where_published(task_of, name, star):
     assert (type(mixup), mixup.alpha, type(cutmix), cutmix.alpha) == (v2.MixUp, 0.2, v2.CutMix, 1.0)
     assert mixup.num_classes == cutmix.num_classes == task_of(name, star).num_classes
     assert list(mix.p) == [0.5, 0.5]
+
+
+def patches(size: int) -> Tensor:
+    """An image on which a pixel from its neighbour's place shows, uint8 [3, size, size]."""
+    blocks = torch.randint(256, (3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return v2.functional.resize(blocks, [size, size])
+
+
+# as published, on a Pillow image and by torchvision's first API, whose draws are the second one's
+ON_PILLOW = {
+    "cifar10": (32, TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR), 0.1),
+    "tiny_imagenet": (64, AutoAugment(), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", ON_PILLOW)
+def test_policies_change_pixels_as_pillow_does(task_of, name):
+    size, policy, erased = ON_PILLOW[name]
+    (_, (mean, std)) = (CIFAR10 if name == "cifar10" else TINY)[1]
+    after = [v1.Normalize(mean, std), v1.RandomErasing(p=erased)]
+    published = v1.Compose([v1.RandomHorizontalFlip(0.5), policy, v1.ToTensor(), *after])
+    image = patches(size)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        expected = published(v2.functional.to_pil_image(image))
+        torch.manual_seed(seed)
+        # the second API scales by 1/255 where the first divides: the last bit
+        torch.testing.assert_close(task_of(name, True).train.transform(image), expected, rtol=0, atol=1e-6)
