@@ -42,7 +42,8 @@ class Entry(NamedTuple):
 def dvs_cifar10_pt(options: DataOptions) -> Task:
     """``DVSCIFAR10-pt``: each file a pair (frames [T, 2, H, W], label); frames are resized to 48×48 where they differ.
 
-    Training frames are augmented with and without ``cutupmix_auto``, as published; test frames are not.
+    Training frames are augmented with and without ``cutupmix_auto``, as published; test frames are not. With T = 1,
+    which is what an ANN has, a file's frames are added up to one of all events.
 
     Raises:
         DataError: if files are missing or broken, hold another T, or the same frames are in both splits.
@@ -59,13 +60,13 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
             )
         index[split] = read_index(home / split, found)
         for file, entry in zip(found, index[split].values(), strict=True):
-            if entry.T != options.T:
+            if options.T not in (1, entry.T):
                 raise DataError(f"{file} holds T = {entry.T} frames; run with -T {entry.T}, not -T {options.T}")
         files += found
     check_disjoint(home, index["train"], index["test"])
     labels = [entry.label for entries in index.values() for entry in entries.values()]
     train, test = torch.arange(len(files)).split([len(index["train"]), len(index["test"])])
-    load = partial(load_frames, files)
+    load = partial(load_frames, files, T=options.T)
     return Task(
         name="DVSCIFAR10-pt",
         classes=CLASSES,
@@ -131,9 +132,11 @@ def read_pair(file: Path) -> tuple[Tensor, int]:
     return frames, label
 
 
-def load_frames(files: list[Path], index: int) -> Tensor:
-    """Frames of one file, float32 [T, 2, 48, 48]."""
+def load_frames(files: list[Path], index: int, T: int | None = None) -> Tensor:
+    """Frames of one file, float32 [T, 2, 48, 48]; with T = 1 the sum of all it has."""
     frames, _ = read_pair(files[index])
+    if T == 1:
+        frames = frames.sum(0, keepdim=True)  # [T, 2, H, W] → [1, 2, H, W]
     return frames if frames.shape[-1] == SIZE else resize_nearest(frames, SIZE)
 
 

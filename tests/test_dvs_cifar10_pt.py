@@ -44,6 +44,16 @@ def test_pt_with_another_frame_number(tmp_path):
     assert len(offline(tmp_path, "DVSCIFAR10-pt", T=4).train) == 20
 
 
+def test_pt_in_one_frame_holds_all_events(tmp_path):
+    """What ``-neuron relu`` sees, which has T = 1."""
+    home = write_dvs_cifar10_pt(tmp_path, T=4, size=96)
+    task = offline(tmp_path, "DVSCIFAR10-pt", T=1)
+    for n in range(len(task.test)):
+        raw = torch.load(home / "test" / f"{n}.pt", weights_only=True)[0]
+        assert torch.equal(task.test[1, n][0], interpolate(raw.sum(0, keepdim=True), (48, 48), mode="nearest-exact"))
+    assert task.train[1, 0][0].shape == (1, 2, 48, 48)
+
+
 def test_pt_labels_are_read_once(tmp_path):
     home = write_dvs_cifar10_pt(tmp_path)
     before = offline(tmp_path, "DVSCIFAR10-pt").train.labels
