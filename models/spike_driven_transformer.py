@@ -98,7 +98,9 @@ class SpikeDrivenTransformer(SpikingNetwork):
     """Patch embedding, ``depth`` blocks, mean over H and W, neuron, linear.
 
     As published its batch norms merge T into the batch, and its neuron is LIF with ``v_reset=0.0``, ``decay_input``,
-    ``detach_reset`` and the sigmoid surrogate. Its drop path is built and never called there, and dropout is 0.
+    ``detach_reset`` and the sigmoid surrogate. Its drop path is built and never called there, and dropout is 0. The
+    max-pools 3×3 of k, v, k ⊙ v and q ⊙ mask that it has on CIFAR10-DVS alone are left out: no result of the CLIF paper
+    has them.
 
     Args:
         parts: how to make neurons and norms.

@@ -12,6 +12,7 @@ import torch
 from data import build_dataset
 from reproduction.recipe import load_recipes
 from settings.command_line import training_parser
+from settings.inference import inference_parser
 from tests.helpers import ROOT, run_folder, run_training
 from utils.engine import Meter
 from utils.loss import bptt_loss
@@ -68,6 +69,13 @@ def test_defaults_are_the_published_ones():
     ours["out_dir"] = str(ours["out_dir"])
     assert {name: ours[name] for name in published} == published
     assert (ours["neuron"], str(ours["data_dir"]), ours["j"]) == ("CLIF", "data_dir", None)  # LIF, data, 0 there
+
+
+@pytest.mark.parametrize("option", ["-name x", "-drop_rate 0.3", "-surrogate sigmoid", "-amp", "-cutupmix_auto"])
+def test_inference_refuses_what_changes_nothing(option, capsys):
+    with pytest.raises(SystemExit):
+        inference_parser().parse_args(["-resume", "checkpoint_max.pth", *option.split()])
+    assert f"unknown option {option.split()[0]}" in capsys.readouterr().err
 
 
 def test_tiny_imagenet_is_trained_as_the_paper_says():
