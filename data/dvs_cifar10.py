@@ -54,8 +54,9 @@ def dvs_cifar10(options: DataOptions) -> Task:
 
     Training frames are augmented with and without ``cutupmix_auto``, as published.
 
-    Looks for the class folders in ``DVSCIFAR10/`` and in SpikingJelly's ``CIFAR10DVS/extract/`` (see
-    :func:`find_home`); what is missing is fetched into ``DVSCIFAR10/``, where the frames are kept as well.
+    Looks for the class folders in ``DVSCIFAR10/``, in its ``events/``, where the published code unpacks them, and in
+    SpikingJelly's ``CIFAR10DVS/extract/`` (see :func:`find_home`); what is missing is fetched into ``DVSCIFAR10/``,
+    where the frames are kept as well.
 
     Raises:
         DataError: if ``event_split`` is unknown, or files are missing or broken.
@@ -85,7 +86,7 @@ def find_class_folders(data_dir: Path, *, download: bool) -> Path:
     def is_whole(folder: Path) -> bool:
         return all((folder / name).is_dir() for name in CLASSES)
 
-    whole = find_home(data_dir, [HOME, "CIFAR10DVS/extract"], is_whole)
+    whole = find_home(data_dir, [HOME, f"{HOME}/events", "CIFAR10DVS/extract"], is_whole)
     if is_whole(whole):
         return whole
     home = find_home(data_dir, [HOME], holds(*CLASSES, *(f"download/{name}.zip" for name in CLASSES)))

@@ -86,7 +86,7 @@ def test_a_side_without_files_is_refused(tmp_path):
     refused(lambda: offline(tmp_path, event_split="middle"), "middle", "last, first")
 
 
-@pytest.mark.parametrize("place", ["DVSCIFAR10", "CIFAR10DVS/extract", "."])
+@pytest.mark.parametrize("place", ["DVSCIFAR10", "CIFAR10DVS/extract", ".", "events", "DVSCIFAR10/events"])
 def test_layouts_that_are_accepted(tmp_path, place):
     source = write_dvs_cifar10(tmp_path / "source", per_class=1)
     (tmp_path / "data" / place).parent.mkdir(parents=True, exist_ok=True)
