@@ -152,4 +152,5 @@ def export_frames(task: Task, folder: Path) -> None:
         for name, split in (("train", task.train), ("test", task.test)):
             (building / name).mkdir(parents=True)
             for n, index in enumerate(tqdm(split.indices.tolist(), desc=f"{name} frames", disable=None)):
-                torch.save((split.load(index), int(split.all_labels[index])), building / name / f"{n}.pt")
+                label = split.all_labels[index].reshape(1)  # [1], as the published code reads it
+                torch.save((split.load(index), label.clone()), building / name / f"{n}.pt")

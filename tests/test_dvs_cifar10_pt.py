@@ -129,5 +129,7 @@ def test_exported_frames_are_the_same_data(tmp_path, monkeypatch, capsys):
     for ours, theirs in ((events.train, tensors.train), (events.test, tensors.test)):
         assert torch.equal(ours.labels, theirs.labels)
         assert all(torch.equal(ours.load(int(ours.indices[n])), theirs.load(int(theirs.indices[n]))) for n in range(10))
+    _, label = torch.load(tmp_path / "DVSCIFAR10-pt" / "test" / "3.pt", weights_only=True)
+    assert label.long()[0] == tensors.test.labels[3]  # as the published code reads it
     assert export_frames.main() == 2
     assert "is there already" in capsys.readouterr().err
