@@ -68,6 +68,16 @@ def frames_like(x: Tensor, g: Tensor) -> Tensor:
     return empty_frames(x).copy_(g)
 
 
+def as_it_lay(x: Tensor, frame: tuple[int, ...]) -> Tensor:
+    """A saved sequence with the strides that its frames had on the way forward, which kernels count on.
+
+    A hook on saved tensors (``save_on_cpu`` into pinned memory, say) may hand back a copy in another layout.
+    """
+    if x.stride()[1:] == frame:
+        return x
+    return torch.empty_strided(x.shape, (x[0].numel(), *frame), dtype=x.dtype, device=x.device).copy_(x)
+
+
 # ---- a neuron
 
 
@@ -77,7 +87,7 @@ class Fire(torch.autograd.Function):
         train = any(ctx.needs_input_grad)
         out = run_fire(x, table, states, scale, shift, dynamics, backend, last, train)
         ctx.declared, ctx.dynamics, ctx.backend, ctx.states = declared, dynamics, backend, len(states)
-        ctx.outputs = 1 + (len(dynamics.states) if last else 0)
+        ctx.outputs, ctx.frame = 1 + (len(dynamics.states) if last else 0), x.stride()[1:]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, table, scale, shift, *states, *out[ctx.outputs :])
         return tuple(out)
@@ -94,6 +104,7 @@ class Fire(torch.autograd.Function):
 def fire_gradients(ctx: Any, grads: Any, run: Any, dynamics: Any) -> tuple:
     """→ g_x, g_table, g_states, g_scale, g_shift, by the gradient ``run`` of the outputs' gradients ``grads``."""
     x, table, scale, shift, *rest = ctx.saved_tensors
+    x = as_it_lay(x, ctx.frame)
     states, saved = rest[: ctx.states], rest[ctx.states :]
     g_spikes, *g_last = grads[: ctx.outputs]
     if all(g is None for g in g_last):
@@ -116,7 +127,7 @@ class NormFire(torch.autograd.Function):
         train = any(ctx.needs_input_grad)
         out = run_norm_fire(x, weight, bias, table, eps, merged, ranks, dynamics, backend, train)
         ctx.declared, ctx.dynamics, ctx.backend, ctx.eps, ctx.ranks = declared, dynamics, backend, eps, ranks
-        _, mean, var, n, *saved = out
+        ctx.frame, (_, mean, var, n, *saved) = x.stride()[1:], out
         ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
         ctx.mark_non_differentiable(*out[1:])
         return tuple(out)
@@ -133,6 +144,7 @@ class NormFire(torch.autograd.Function):
 def norm_fire_gradients(ctx: Any, g_spikes: Tensor, run: Any, dynamics: Any) -> tuple:
     """→ g_x, g_weight, g_bias, g_table, by the gradient ``run``."""
     x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
+    x = as_it_lay(x, ctx.frame)
     settings = (ctx.eps, ctx.ranks, dynamics, ctx.backend)
     g_x, g_weight, g_bias, *rest = run(x, weight, bias, mean, var, n, table, saved, g_spikes, *settings)
     return g_x, g_weight, g_bias, rest[0] if rest else None

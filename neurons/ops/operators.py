@@ -62,6 +62,7 @@ def _(x, table, states, saved, scale, shift, g_spikes, g_last, dynamics, backend
 
 def save_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, table, states, scale, shift, ctx.dynamics, ctx.backend, last, _ = inputs
+    ctx.frame = x.stride()[1:]
     ctx.states, ctx.outputs = len(states), 1 + (len(named(ctx.dynamics).states) if last else 0)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(x, table, scale, shift, *states, *output[ctx.outputs :])
@@ -115,6 +116,7 @@ def _(x, weight, bias, mean, var, n, table, saved, g_spikes, eps, ranks, dynamic
 
 def save_norm_fire(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     x, weight, bias, table, ctx.eps, _, ctx.ranks, ctx.dynamics, ctx.backend, _ = inputs
+    ctx.frame = x.stride()[1:]
     _, mean, var, n, *saved = output
     ctx.save_for_backward(x, weight, bias, mean, var, n, table, *saved)
 
