@@ -80,6 +80,7 @@ def norm_and_fire(
     if table is not None:
         check_table(table, x)
     check_norm(x, weight, bias)
+    weight, bias = weight.contiguous(), bias.contiguous()  # Triton's kernels take one number after the other
     x, ranks = prepared(x, True), "" if sum_over_ranks is None else name_of(sum_over_ranks)
     if is_watched(x):
         spelt, train = spell(name, dynamics), torch.is_grad_enabled()
