@@ -24,6 +24,7 @@ from .ops import (
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .precision import as_current
 
 
 class SpikingNeuron(Memory):
@@ -170,7 +171,7 @@ class SpikingNeuron(Memory):
         """One step with explicit states (SpikingJelly 2's functional interface)."""
         if self.bptt_k is not None:
             raise ValueError("bptt_k cuts gradients within a sequence: it has none in step mode s")
-        (c,) = inputs
+        (c,) = map(as_current, inputs)
         states = self.materialize_states(inputs, states, "s")
         spike, *states = self.advance(c.to(torch.promote_types(c.dtype, torch.float32)), *states)
         return (spike.to(c.dtype),), tuple(states)
@@ -203,7 +204,7 @@ class SpikingNeuron(Memory):
         return self._fire(x_seq, (), last=False)[0]
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        dynamics = self.dynamics()
+        dynamics, x_seq = self.dynamics(), as_current(x_seq)
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
             return fire_windowed(x_seq, self.table(dynamics), states, dynamics, self.bptt_k)
         backend = self.backend_for(x_seq)

@@ -9,9 +9,22 @@ import torch
 from torch import Tensor
 
 
+def as_current(x: Tensor) -> Tensor:
+    """An input current as a real number for each element: counts and masks, spikes of another kind say, in float32.
+
+    In their own type spikes would carry no gradient to what a neuron learns.
+
+    Raises:
+        ValueError: if it is complex.
+    """
+    if x.is_complex():
+        raise ValueError(f"an input current is real, and this is {str(x.dtype).removeprefix('torch.')}")
+    return x if x.is_floating_point() else x.float()
+
+
 def in_float32(neuron: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """neuron(x) in float32 or better, whatever autocast says; spikes in the dtype of the input current x [T, N, *]."""
-    device = x.device.type
+    x, device = as_current(x), x.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         return neuron(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 

@@ -43,3 +43,30 @@ def test_weights_of_a_norm_may_be_views(backend):
 
     expected = gradient(both[:, 0].clone(), both[:, 1].clone())
     torch.testing.assert_close(gradient(both[:, 0], both[:, 1]), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_counts_and_masks_are_a_current(backend, dtype, step_mode):
+    """What is learned got no gradient from them, and single steps returned spikes as whole numbers."""
+    neuron, x_seq = build_neuron("PLIF", backend=backend, step_mode=step_mode), torch.tensor([1, 0, 1, 1])[:, None]
+
+    def run(x_seq):
+        neuron.reset()
+        spikes = neuron(x_seq) if step_mode == "m" else torch.stack([neuron(x) for x in x_seq])
+        return spikes.detach(), *torch.autograd.grad(spikes.sum(), neuron.w)
+
+    for found, expected in zip(run(x_seq.to(dtype)), run(x_seq.float()), strict=True):
+        assert torch.equal(found, expected)
+        assert found.dtype == torch.float32
+
+
+def test_counts_are_a_current_for_psn():
+    psn, counts = build_neuron("PSN", T=4), torch.tensor([1, 0, 1, 1])[:, None]
+    psn(counts).sum().backward()
+    assert psn.bias.grad is not None
+
+
+def test_a_complex_current_is_refused(backend):
+    with pytest.raises(ValueError, match="is real, and this is complex64"):
+        build_neuron("CLIF", backend=backend)(torch.zeros(3, 2, dtype=torch.complex64))
