@@ -24,6 +24,7 @@ from .ops import (
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .overridden import OVER_SEQUENCES, is_replaced
 from .precision import as_current
 
 
@@ -201,6 +202,8 @@ class SpikingNeuron(Memory):
         check_fit(self, x_seq, "m")
         if self.keep_state:
             return super().multi_step_forward(x_seq)
+        if is_replaced(self, SpikingNeuron, "multi_step_functional_forward"):
+            return self.multi_step_functional_forward((x_seq,), tuple(start for _, start in self.starts()))[0][0]
         return self._fire(x_seq, (), last=False)[0]
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -214,8 +217,7 @@ class SpikingNeuron(Memory):
 
     def can_fuse(self, x_seq: Tensor) -> bool:
         """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
-        kind = type(self)
-        plain = (kind.forward, kind.multi_step_forward) == (SpikingNeuron.forward, SpikingNeuron.multi_step_forward)
+        plain = self.step_mode == "m" and not any(is_replaced(self, SpikingNeuron, name) for name in OVER_SEQUENCES)
         return plain and not self.keep_state and self.backend_for(x_seq) != "reference"
 
     def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models import build_model
-from models.layers import HALVES, BatchNorm2d, Conv2d, slow_halves
-from neurons import SpikingNeuron
+from models.layers import HALVES, BatchNorm2d, Conv2d, norm_and_fire, slow_halves
+from neurons import CLIF, LIF, SpikingNeuron
 
 
 @pytest.mark.parametrize("kind", [BatchNorm2d, SpikingNeuron], ids=["norm", "neuron"])
@@ -64,3 +64,35 @@ def test_where_a_half_precision_is_slow(tmp_path, cpuinfo, machine, slow):
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     assert slow_halves(tmp_path / "cpuinfo", machine) == slow
+
+
+def test_a_neuron_in_single_steps_is_not_fused_over_the_sequence():
+    """To it each step of the sequence is one of N elements more, as behind any other layer."""
+    torch.manual_seed(0)
+    x_seq, neuron = torch.randn(4, 2, 3, 4, 4), LIF(backend="c", step_mode="s", keep_state=False)
+    found = norm_and_fire(BatchNorm2d(3), neuron, x_seq)
+    neuron.reset()
+    assert torch.equal(found, neuron(BatchNorm2d(3)(x_seq)))
+
+
+@pytest.mark.parametrize("keep_state", [True, False])
+@pytest.mark.parametrize("by_hand", ["multi_step_forward", "multi_step_functional_forward", None])
+def test_another_way_over_a_sequence_is_not_passed_over(keep_state, by_hand):
+    class Twice(CLIF):
+        def multi_step_functional_forward(self, inputs, states):
+            (spikes,), states = super().multi_step_functional_forward(inputs, states)
+            return (2 * spikes,), states
+
+    torch.manual_seed(0)
+    x_seq, neuron = torch.randn(4, 2, 3, 4, 4) * 3, Twice(backend="c", keep_state=keep_state)
+    if by_hand == "multi_step_forward":
+        neuron = CLIF(backend="c", keep_state=keep_state)
+        plain = neuron.multi_step_forward
+        neuron.multi_step_forward = lambda x_seq: 2 * plain(x_seq)
+    elif by_hand:
+        neuron = CLIF(backend="c", keep_state=keep_state)
+        functional = neuron.multi_step_functional_forward
+        neuron.multi_step_functional_forward = lambda inputs, states: ((2 * functional(inputs, states)[0][0],), states)
+    assert neuron(x_seq).max() == 2
+    neuron.reset()
+    assert norm_and_fire(BatchNorm2d(3), neuron, x_seq).max() == 2
