@@ -24,7 +24,7 @@ from .ops import (
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
-from .overridden import OVER_SEQUENCES, is_replaced
+from .overridden import OVER_SEQUENCES, checked_width, is_replaced
 from .precision import as_current
 
 
@@ -124,7 +124,7 @@ class SpikingNeuron(Memory):
     @property
     def width(self) -> float:
         """The surrogate's α, whatever else is called alpha (GLIF has a gate of that name)."""
-        return vars(self).get("alpha", self._width)
+        return self._width if any(each.name == "alpha" for each in self.learned) else self.alpha
 
     @classmethod
     def takes(cls, option: str) -> bool:
@@ -151,7 +151,7 @@ class SpikingNeuron(Memory):
             tuple(replace(each, per_channel=each.per_channel and per_channel) for each in self.learned),
             tuple((n, v if type(v) in PLAIN else plain_setting(type(self).__name__, n, v)) for n, v in values),
             self.surrogate,
-            self.width,
+            checked_width(self),
         )
 
     def learned_values(self) -> tuple[Tensor, ...]:
