@@ -22,6 +22,7 @@ from .ops import (
     unrolled,
 )
 from .ops.dynamics import check_states, declare, parameter_table, per_element
+from .ops.reference import owned
 from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
 from .overridden import OVER_SEQUENCES, checked_width, is_replaced
@@ -175,7 +176,7 @@ class SpikingNeuron(Memory):
         (c,) = map(as_current, inputs)
         states = self.materialize_states(inputs, states, "s")
         spike, *states = self.advance(c.to(torch.promote_types(c.dtype, torch.float32)), *states)
-        return (spike.to(c.dtype),), tuple(states)
+        return (spike.to(c.dtype),), owned(states, spike, c)
 
     def materialize_states(self, inputs, states, step_mode):
         """States that are still scalars become tensors [N, *], float32 or better; others are checked.

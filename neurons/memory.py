@@ -21,6 +21,12 @@ class Memory(base.MemoryModule):
         if not isinstance(self._memories[name], Tensor):
             self._memories[name] = value
 
+    def detach(self) -> None:
+        """All memories without the graph that they came from. Whoever else holds one keeps it with its graph."""
+        for name, value in self._memories.items():
+            if isinstance(value, Tensor):
+                self._memories[name] = value.detach()  # not in place: it may be a view, or the spikes themselves
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: states as numbers, without the graph that they came from."""
         state = self.__dict__.copy()

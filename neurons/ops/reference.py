@@ -28,7 +28,12 @@ def unrolled(
         s, *rest = dynamics.advance(c.to(dtype), *states, *now)
         states = tuple(rest)
         spikes.append(s.to(x.dtype))
-    return torch.stack(shown(spikes, states)), states
+    return torch.stack(shown(spikes, states)), owned(states, c)
+
+
+def owned(states: Sequence[Tensor], *others: Tensor) -> tuple[Tensor, ...]:
+    """States that are none of the others: spikes or an input that somebody changes in place would change them."""
+    return tuple(state.clone() if any(state is other for other in others) else state for state in states)
 
 
 def shown(spikes: list[Tensor], states: Sequence[Tensor]) -> list[Tensor]:
