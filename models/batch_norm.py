@@ -60,6 +60,9 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         return self.training and self.step_mode == "m" and not self.merged
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != (5 if self.step_mode == "m" else 4):  # torch would take another dimension for the channels
+            takes = "[T, N, C, H, W]" if self.step_mode == "m" else "[N, C, H, W]"
+            raise ValueError(f"batch norm in step mode {self.step_mode} takes {takes}, not {list(x.shape)}")
         if not self.training:
             y = self._by_running_statistics(x)
         elif self.sum_over_ranks is not None:

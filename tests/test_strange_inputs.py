@@ -70,3 +70,18 @@ def test_counts_are_a_current_for_psn():
 def test_a_complex_current_is_refused(backend):
     with pytest.raises(ValueError, match="is real, and this is complex64"):
         build_neuron("CLIF", backend=backend)(torch.zeros(3, 2, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("step_mode", "shape"), [("m", (2, 3, 3, 3)), ("s", (2, 3, 3, 3, 3)), ("s", (3, 3, 3))])
+def test_a_norm_of_frames_takes_no_sequence_and_the_other_way_round(step_mode, shape, training):
+    """Where sizes agree by chance, it normalised over others than the channels."""
+    norm = BatchNorm2d(3, step_mode=step_mode).train(training)
+    with pytest.raises(ValueError, match=f"in step mode {step_mode} takes"):
+        norm(torch.randn(shape))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_fused_norm_takes_sequences_alone(backend, training):
+    with pytest.raises(ValueError, match=r"takes \[T, N, C, H, W\], not \[2, 3, 3, 3\]"):
+        Layer(backend).train(training)(torch.randn(2, 3, 3, 3))

@@ -112,6 +112,8 @@ def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     Raises:
         ValueError: naming both.
     """
+    if x.dim() != 5:
+        raise ValueError(f"batch norm of sequences takes [T, N, C, H, W], not {list(x.shape)}")
     if not x.numel():
         raise ValueError(f"batch norm has no statistics to take of an input without elements, {list(x.shape)}")
     for name, term in (("weight", weight), ("bias", bias)):
