@@ -178,8 +178,9 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         known = 0 if self.running_mean_t is None else self.running_mean_t.shape[0]
         if known < last:
             for name, batch in zip(OF_STEPS, (mean, var * correction), strict=True):
-                new = batch[known - last :]
-                setattr(self, name, torch.cat([getattr(self, name), new]) if known else new.clone())
+                rows = torch.arange(known - first, last - first, device=batch.device).clamp(min=0)
+                new = batch[rows]  # to steps before this call that nobody saw in training, too
+                setattr(self, name, torch.cat([getattr(self, name), new]) if known else new)
         assert self.running_mean_t is not None
         assert self.running_var_t is not None
         return self.running_mean_t[first:last], self.running_var_t[first:last]

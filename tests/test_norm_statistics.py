@@ -1,0 +1,18 @@
+"""Running statistics of each step stay what they are, and where they belong, whatever happens around them."""
+
+import torch
+
+from models.batch_norm import BatchNorm2d
+
+
+def test_training_that_begins_in_mid_sequence_counts_for_these_steps():
+    """They landed in the first step's row, and were not followed any further."""
+    norm, frames = BatchNorm2d(1, step_mode="s"), [torch.randn(2, 1, 3, 3) + 10 * t for t in range(4)]
+    for t, frame in enumerate(frames):
+        norm.train(t >= 2)(frame)
+    torch.testing.assert_close(norm.running_mean_t[2:, 0], torch.stack([frame.mean() for frame in frames[2:]]))
+    assert torch.equal(norm.running_mean_t[:2], norm.running_mean_t[2:3].expand(2, 1))  # the nearest that was seen
+    norm.reset()
+    for frame in frames:
+        norm(frame + 1)
+    torch.testing.assert_close(norm.running_mean_t[2:, 0], torch.stack([frame.mean() + 0.1 for frame in frames[2:]]))
