@@ -191,7 +191,8 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         self.running_mean_t = self.running_var_t = None
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name in OF_STEPS:  # those of the state dict, whatever its T; none if it has none
+        known = any(prefix + name in state_dict for name in ("running_mean", *OF_STEPS))
+        for name in OF_STEPS if known else ():  # those of the state dict, whatever its T; none if it has none
             there = state_dict.get(prefix + name)
             shape = () if there is None else (*there.shape[:1], self.num_features)  # another one torch refuses
             setattr(self, name, None if there is None else self.running_mean.new_empty(shape))

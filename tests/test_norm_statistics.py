@@ -2,6 +2,7 @@
 
 import torch
 
+from models import build_model
 from models.batch_norm import BatchNorm2d
 
 
@@ -16,3 +17,17 @@ def test_training_that_begins_in_mid_sequence_counts_for_these_steps():
     for frame in frames:
         norm(frame + 1)
     torch.testing.assert_close(norm.running_mean_t[2:, 0], torch.stack([frame.mean() + 0.1 for frame in frames[2:]]))
+
+
+def seen(T=3):
+    """A small network, and its first norm, that has seen a batch."""
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4)
+    net(torch.rand(T, 4, 1, 4, 4))
+    return net, net.features[0].fwd[1]
+
+
+def test_a_state_dict_of_other_layers_leaves_them_alone():
+    net, norm = seen()
+    before = norm.running_mean_t.clone()
+    net.load_state_dict({k: v for k, v in net.state_dict().items() if "classifier" in k}, strict=False)
+    assert torch.equal(norm.running_mean_t, before)
