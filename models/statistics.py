@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -63,25 +64,27 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
         batches: (x_seq [T, N, C, H, W], target) pairs of training data.
 
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch. Nothing is changed then.
     """
-    norms = batch_norms(net)
+    norms, batches = batch_norms(net), iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("no batch to take statistics of")
     training, momenta = net.training, [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
         norm.forget()
         norm.train()
-    seen = 0
-    for x_seq, _ in batches:
-        seen += 1
-        for norm in norms:
-            norm.momentum = 1 / seen
-        net(x_seq)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for seen, (x_seq, _) in enumerate(chain([first], batches), 1):
+            for norm in norms:
+                norm.momentum = 1 / seen
+            net(x_seq)
+    finally:  # a loader may fail, and whoever sits before it press Ctrl-C
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        net.train(training)
+    for norm in norms:
         if norm.running_mean_t is not None and norm.running_var_t is not None:
             norm.running_mean.copy_(norm.running_mean_t.mean(0))
             norm.running_var.copy_(norm.running_var_t.mean(0))
-    net.train(training)
-    if not seen:
-        raise ValueError("no batch to take statistics of")

@@ -1,8 +1,9 @@
 """Running statistics of each step stay what they are, and where they belong, whatever happens around them."""
 
+import pytest
 import torch
 
-from models import build_model
+from models import build_model, recalibrate
 from models.batch_norm import BatchNorm2d
 
 
@@ -31,3 +32,28 @@ def test_a_state_dict_of_other_layers_leaves_them_alone():
     before = norm.running_mean_t.clone()
     net.load_state_dict({k: v for k, v in net.state_dict().items() if "classifier" in k}, strict=False)
     assert torch.equal(norm.running_mean_t, before)
+
+
+def test_a_recalibration_without_batches_changes_nothing():
+    net, norm = seen()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match="no batch"):
+        recalibrate(net, [])
+    after = net.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert norm.training
+
+
+def test_a_recalibration_that_fails_leaves_momentum_and_mode():
+    net, norm = seen()
+
+    def batches():
+        yield from [(torch.rand(3, 4, 1, 4, 4), None)] * 3
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        recalibrate(net, batches())
+    assert norm.momentum == 0.1
+    assert net.training
+    assert all(module.training for module in net.modules())
