@@ -85,3 +85,12 @@ def test_a_norm_of_frames_takes_no_sequence_and_the_other_way_round(step_mode, s
 def test_a_fused_norm_takes_sequences_alone(backend, training):
     with pytest.raises(ValueError, match=r"takes \[T, N, C, H, W\], not \[2, 3, 3, 3\]"):
         Layer(backend).train(training)(torch.randn(2, 3, 3, 3))
+
+
+def test_evaluation_of_an_empty_batch_is_empty(backend):
+    """The last share of a data set, say; the reference took it, the others asked for statistics that it has."""
+    layer, x = Layer(backend).eval(), torch.zeros(2, 0, 3, 4, 4, requires_grad=True)
+    spikes = layer(x)
+    spikes.sum().backward()
+    assert spikes.shape == x.grad.shape == x.shape
+    assert not layer.norm.weight.grad.any()

@@ -80,6 +80,7 @@ def norm_and_fire(
     if table is not None:
         check_table(table, x)
     check_norm(x, weight, bias)
+    check_batch(x)
     weight, bias = weight.contiguous(), bias.contiguous()  # Triton's kernels take one number after the other
     x, ranks = prepared(x, True), "" if sum_over_ranks is None else name_of(sum_over_ranks)
     if is_watched(x):
@@ -103,6 +104,7 @@ def norm_over_ranks(
         y like x, and mean, biased variance [T, C] and n of the whole batch.
     """
     check_norm(x, weight, bias)
+    check_batch(x)
     return NormSequence.apply(x, weight, bias, eps, sum_over_ranks)
 
 
@@ -114,14 +116,22 @@ def check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
     """
     if x.dim() != 5:
         raise ValueError(f"batch norm of sequences takes [T, N, C, H, W], not {list(x.shape)}")
-    if not x.numel():
-        raise ValueError(f"batch norm has no statistics to take of an input without elements, {list(x.shape)}")
     for name, term in (("weight", weight), ("bias", bias)):
         if term.shape != x.shape[2:3] or term.device != x.device:
             raise ValueError(
                 f"the norm's {name} is {list(term.shape)} on {term.device}, and the input has {x.shape[2]} channels "
                 f"on {x.device}"
             )
+
+
+def check_batch(x: Tensor) -> None:
+    """Refuse a batch that statistics are to be taken of, and that has no elements.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if not x.numel():
+        raise ValueError(f"batch norm has no statistics to take of an input without elements, {list(x.shape)}")
 
 
 def prepared(x: Tensor, by_channel: bool) -> Tensor:
