@@ -94,3 +94,11 @@ def test_evaluation_of_an_empty_batch_is_empty(backend):
     spikes.sum().backward()
     assert spikes.shape == x.grad.shape == x.shape
     assert not layer.norm.weight.grad.any()
+
+
+def test_a_negative_view_is_negative(backend):
+    """A flag of the tensor says so, and its memory does not."""
+    x = torch.complex(torch.zeros(4, 1), torch.tensor([[2.0], [-2.0], [0.6], [-3.0]])).conj().imag
+    assert x.is_neg()
+    spikes = build_neuron("LIF", backend=backend, v_threshold=1.5)(x)
+    assert spikes.flatten().tolist() == [0, 0, 0, 1]

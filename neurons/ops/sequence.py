@@ -136,6 +136,7 @@ def check_batch(x: Tensor) -> None:
 
 def prepared(x: Tensor, by_channel: bool) -> Tensor:
     """x [T, …] in a layout that kernels take: dense frames, channels last where channels differ."""
+    x = x.resolve_neg()  # a conjugate's imaginary part may be a view that is negative by a flag alone
     if by_channel:
         return x if x[0].movedim(1, -1).is_contiguous() else channels_last(x)
     return x if is_dense(x[0]) else x.contiguous()
