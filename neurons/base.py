@@ -211,8 +211,7 @@ class SpikingNeuron(Memory):
         dynamics, x_seq = self.dynamics(), as_current(x_seq)
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
             return fire_windowed(x_seq, self.table(dynamics), states, dynamics, self.bptt_k)
-        backend = self.backend_for(x_seq)
-        if backend == "reference":
+        if (backend := self.backend_for(x_seq)) == "reference":
             return unrolled(x_seq, self.learned_values(), states, dynamics)
         return fire(x_seq, self.table(dynamics), states, dynamics, self.declared, backend, last)
 

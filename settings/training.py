@@ -156,7 +156,8 @@ class Settings:
     resume: Path | None = option(None, Path, "resume from this checkpoint, in its folder; auto finds the newest whole "
         "one of this run under -out_dir, and starts from zero if there is none", group=RUN, role=START)  # fmt: skip
     save_every: float | None = option(None, number(float, above=0), "minutes between two checkpoints within an epoch; "
-        "None saves at its end, and when SIGTERM, SIGHUP or Ctrl-C asks to stop", group=RUN, role=MAY_CHANGE)  # fmt: skip
+        "None saves at its end, and when SIGTERM, SIGHUP or Ctrl-C asks to stop", group=RUN,
+        role=MAY_CHANGE)  # fmt: skip
     pre_train: Path | None = option(None, Path, "start from these weights; zoo:NAME takes those of a network of "
         "the zoo", group=RUN, role=START)  # fmt: skip
     save_init: bool = option(False, help="keep the weights before training as checkpoint_init.pth", group=RUN,
