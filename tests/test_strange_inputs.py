@@ -102,3 +102,9 @@ def test_a_negative_view_is_negative(backend):
     assert x.is_neg()
     spikes = build_neuron("LIF", backend=backend, v_threshold=1.5)(x)
     assert spikes.flatten().tolist() == [0, 0, 0, 1]
+
+
+def test_an_empty_batch_passes_what_is_learned_of_each_channel(backend):
+    neuron, x = build_neuron("PLIF", backend=backend, channels=3), torch.zeros(2, 0, 3, 4, 4)
+    neuron(x).sum().backward()
+    assert not neuron.w.grad.any()

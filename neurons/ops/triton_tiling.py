@@ -80,7 +80,7 @@ class Frame:
         """
         if self.flat:
             return programs, 1, 1
-        layers = triton.cdiv(programs, MOST_PROGRAMS[1])
+        layers = max(1, triton.cdiv(programs, MOST_PROGRAMS[1]))  # an empty frame has no programs
         return self.tiles(tile)[0], triton.cdiv(programs, layers), layers
 
 
