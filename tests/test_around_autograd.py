@@ -1,5 +1,8 @@
 """What goes on around a neuron's node of autograd: hooks on what it saved, gradients in batches."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -32,3 +35,41 @@ def test_a_hook_on_saved_tensors_may_lay_them_out_anew(backend, T, with_norm):
         found = gradients(backend, T, with_norm)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_kernels_loaded_under_fake_tensors_run_on_others_afterwards():
+    """A constant that their module made there was fake for the rest of the process."""
+    script = """
+import warnings
+warnings.simplefilter("error")
+import torch
+from torch._subclasses import FakeTensorMode
+from neurons import CLIF
+neuron = CLIF(backend="c", keep_state=False)
+with FakeTensorMode():
+    neuron(torch.empty(4, 6))
+assert neuron(torch.full((4, 6), 2.0)).any()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("with_norm", [False, True])
+def test_gradients_in_batches_are_the_reference_s(with_norm):
+    """Kernels failed at the address of a tensor that has no memory."""
+
+    def spikes_of(backend):
+        torch.manual_seed(0)
+        neuron, x = build_neuron("LIF", backend=backend, keep_state=False), torch.rand(2, 2, 3, 2, 2)
+        x.requires_grad_()
+        return x, norm_and_fire(BatchNorm2d(3), neuron, x) if with_norm else neuron(x)
+
+    x, spikes = spikes_of("reference")
+    grads = torch.randn(3, *x.shape)
+    batched = torch.autograd.grad(spikes, x, grads, is_grads_batched=True, retain_graph=True)[0]
+    each = torch.stack([torch.autograd.grad(spikes, x, grad, retain_graph=True)[0] for grad in grads])
+    torch.testing.assert_close(batched, each)
+    for backend in BACKENDS:
+        x, spikes = spikes_of(backend)
+        with pytest.raises(RuntimeError, match="no gradients in batches"):
+            torch.autograd.grad(spikes, x, grads, is_grads_batched=True)

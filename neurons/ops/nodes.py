@@ -7,10 +7,12 @@ once; the reference more often.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 
 from .backends import load_kernels
 from .dynamics import Inputs, spell
@@ -78,6 +80,18 @@ def as_it_lay(x: Tensor, frame: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(x.shape, (x[0].numel(), *frame), dtype=x.dtype, device=x.device).copy_(x)
 
 
+def refuse_batches(backend: str, grads: Sequence[Tensor | None]) -> None:
+    """Refuse gradients that torch.vmap holds together, as ``is_grads_batched`` and a vectorised Jacobian do.
+
+    Raises:
+        RuntimeError: if one is such: it has no memory that a kernel could read.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if any(g is not None and (is_batchedtensor(g) or is_legacy_batchedtensor(g)) for g in grads):
+        raise RuntimeError(f"backend {backend} takes no gradients in batches (vmap); take the reference")
+
+
 # ---- a neuron
 
 
@@ -104,6 +118,7 @@ class Fire(torch.autograd.Function):
 def fire_gradients(ctx: Any, grads: Any, run: Any, dynamics: Any) -> tuple:
     """→ g_x, g_table, g_states, g_scale, g_shift, by the gradient ``run`` of the outputs' gradients ``grads``."""
     x, table, scale, shift, *rest = ctx.saved_tensors
+    refuse_batches(ctx.backend, grads)
     x = as_it_lay(x, ctx.frame)
     states, saved = rest[: ctx.states], rest[ctx.states :]
     g_spikes, *g_last = grads[: ctx.outputs]
@@ -144,6 +159,7 @@ class NormFire(torch.autograd.Function):
 def norm_fire_gradients(ctx: Any, g_spikes: Tensor, run: Any, dynamics: Any) -> tuple:
     """→ g_x, g_weight, g_bias, g_table, by the gradient ``run``."""
     x, weight, bias, mean, var, n, table, *saved = ctx.saved_tensors
+    refuse_batches(ctx.backend, (g_spikes,))
     x = as_it_lay(x, ctx.frame)
     settings = (ctx.eps, ctx.ranks, dynamics, ctx.backend)
     g_x, g_weight, g_bias, *rest = run(x, weight, bias, mean, var, n, table, saved, g_spikes, *settings)
