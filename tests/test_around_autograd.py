@@ -1,11 +1,13 @@
 """What goes on around a neuron's node of autograd: hooks on what it saved, gradients in batches."""
 
+import io
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from models import build_model
 from models.batch_norm import BatchNorm2d
 from models.layers import norm_and_fire
 from neurons import build_neuron
@@ -73,3 +75,13 @@ def test_gradients_in_batches_are_the_reference_s(with_norm):
         x, spikes = spikes_of(backend)
         with pytest.raises(RuntimeError, match="no gradients in batches"):
             torch.autograd.grad(spikes, x, grads, is_grads_batched=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the tracer, on shapes; and torch.jit is deprecated
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torch_jit_traces_a_network_and_saves_it(backend):
+    net = build_model("mlp3", "CLIF", in_channels=1, input_size=4, backend=backend).eval()
+    x, file = torch.rand(2, 2, 3, 1, 4, 4) * 4, io.BytesIO()
+    torch.jit.save(torch.jit.trace(net, x[0], check_trace=False), file)
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(x[1]), net(x[1]))

@@ -143,5 +143,7 @@ def prepared(x: Tensor, by_channel: bool) -> Tensor:
 
 
 def is_watched(x: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode."""
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode()
+    """Whether somebody looks at operators: a compiler, an export, fake tensors, a dispatch mode, torch.jit.trace."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode():
+        return True
+    return torch._C._get_tracing_state() is not None
