@@ -120,6 +120,22 @@ def test_a_compiled_network_trains_a_step_with_the_same_numbers(model, size, bat
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["CLIF", "PLIF", "GLIF"])
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_the_reference_is_compiled(name, step_mode):
+    if name == "GLIF" and step_mode == "s":
+        pytest.skip("GLIF sees whole sequences")
+    neuron = build_neuron(name, backend="reference", T=4, step_mode=step_mode, keep_state=False, surrogate="atan")
+    x = torch.rand((4, 6) if step_mode == "m" else (6,), generator=torch.Generator().manual_seed(0)) * 2
+    inputs = [x.requires_grad_(), *neuron.parameters()]
+    torch._dynamo.reset()
+    compiled = torch.compile(neuron, fullgraph=True, backend="aot_eager")
+    found = torch.autograd.grad(compiled(x).sum(), inputs)
+    functional.reset_net(neuron)
+    for one, other in zip(found, torch.autograd.grad(neuron(x).sum(), inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 FIRST_USE = """
 import copy, sys, torch
 from neurons import build_neuron
