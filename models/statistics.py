@@ -70,7 +70,8 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
     first = next(batches, None)
     if first is None:
         raise ValueError("no batch to take statistics of")
-    training, momenta = net.training, [norm.momentum for norm in norms]
+    modes = [(module, module.training) for module in net.modules()]
+    momenta = [norm.momentum for norm in norms]
     net.eval()
     for norm in norms:
         norm.forget()
@@ -83,7 +84,8 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
     finally:  # a loader may fail, and whoever sits before it press Ctrl-C
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        net.train(training)
+        for module, mode in modes:  # of each: a layer may be frozen in evaluation
+            module.training = mode
     for norm in norms:
         if norm.running_mean_t is not None and norm.running_var_t is not None:
             norm.running_mean.copy_(norm.running_mean_t.mean(0))

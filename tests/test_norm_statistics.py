@@ -57,3 +57,13 @@ def test_a_recalibration_that_fails_leaves_momentum_and_mode():
     assert norm.momentum == 0.1
     assert net.training
     assert all(module.training for module in net.modules())
+
+
+def test_a_recalibration_leaves_each_layer_in_its_mode():
+    net, _ = seen()
+    frozen = next(module for module in net.modules() if module is not net)
+    frozen.eval()
+    before = [module.training for module in net.modules()]
+    recalibrate(net, [(torch.rand(3, 4, 1, 4, 4), None)])
+    assert [module.training for module in net.modules()] == before
+    assert not frozen.training
