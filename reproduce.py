@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from reproduction.checked_yaml import RecipeError
 from reproduction.comparison import write_report
+from reproduction.evidence import RUNS_DIR
 from reproduction.html_page import write_page
 from reproduction.keep import keep
 from reproduction.markdown import show
@@ -35,7 +36,6 @@ from reproduction.smoke import smoke
 from utils.cli import OneLineParser, UsageError, number
 from utils.exit import one_line_errors
 
-RUNS_DIR = Path("logs/reproduce")
 COMPARISON = Path("logs/compare")
 ALL = "all"
 T = TypeVar("T", Recipe, Run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .training_run import ABOUT, TrainingRun
 
 EVIDENCE = ROOT / "evidence"
 FIGURES = "figures"  # the folder of its pictures
+RUNS_DIR = Path("logs/reproduce")  # where runs stand unless somebody says otherwise
 Line = dict[str, Any]
 Key = tuple[str, tuple[str, ...], int]
 """What tells a run from others: its identity, those of the training runs it reads, its seed."""
@@ -93,6 +95,18 @@ def line_of_evaluation(run: Run, seed: int, found: Evaluation, of: Sequence[Run]
         "about": {name: value for name, value in found.about.items() if name not in ("program", "settings", "of")},
         "results": found.results,
     }
+
+
+def as_if_at_home(value: Any, runs_dir: Path) -> Any:
+    """A line whose runs seem to stand in :data:`RUNS_DIR`: where they stood says nothing to others."""
+    if isinstance(value, Mapping):
+        return {name: as_if_at_home(each, runs_dir) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_if_at_home(each, runs_dir) for each in value]
+    if not isinstance(value, str):
+        return value
+    names = "|".join(re.escape(str(path)) for path in (runs_dir.absolute(), runs_dir))
+    return re.sub(rf"(?<![^\s=])({names})(?=/|\s|$)", str(RUNS_DIR), value)
 
 
 def said_of(of: Sequence[Run]) -> list[Mapping[str, Any]]:

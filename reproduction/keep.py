@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from utils.run_dir import naming_disk
 
 from .comparison import write_pictures
-from .evidence import FIGURES, Line, merge
+from .evidence import FIGURES, Line, as_if_at_home, merge
 from .recipe import Recipe
 from .results import Results
 from .runner import plan
@@ -33,7 +33,7 @@ def keep(recipe: Recipe, seeds: Sequence[int], results: Results, recipes: Mappin
     for job in jobs:
         line = results.keep(job.run, job.seed)
         if line is not None:
-            new.setdefault(job.run.recipe, []).append(line)
+            new.setdefault(job.run.recipe, []).append(as_if_at_home(line, results.runs_dir))
     for name, lines in new.items():
         merge(results.evidence / f"{name}.jsonl", lines, [run.full_id for run in recipes[name].runs])
     now = Results(results.runs_dir, results.runs, results.evidence)

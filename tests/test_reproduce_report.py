@@ -1,13 +1,14 @@
 """What reproduce.py reports and keeps: of whole, torn and missing runs, of pictures, and of the evidence."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from reproduction.evaluation import DONE, quantities_of
-from reproduction.evidence import key_of_line, read_lines
+from reproduction.evidence import EVIDENCE, as_if_at_home, key_of_line, read_lines
 from reproduction.markdown import measured_table
 from reproduction.recipe import Run
 from reproduction.results import Outcome
@@ -107,6 +108,27 @@ def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
     lines = read_lines(evidence / "small.jsonl")
     assert [line["seed"] for line in lines] == [1, 2]
     assert lines[1]["epochs"]["test_acc"][-1] in (20.0, 25.0)  # one of the two folders with these settings
+
+
+def test_the_evidence_says_nothing_of_where_runs_stood():
+    line = {
+        "out_dir": "/home/me/runs",
+        "command": "python x.py -resume /home/me/runs/a/b.pth -out=/home/me/runs",
+        "n": 1,
+    }
+    line |= {"of": ["/home/me/runs2", "in/home/me/runs"], "runs": {"text": "runs, /home/me/runs"}}
+    assert as_if_at_home(line, Path("/home/me/runs")) == {
+        "out_dir": "logs/reproduce",
+        "command": "python x.py -resume logs/reproduce/a/b.pth -out=logs/reproduce",
+        "n": 1,
+        "of": ["/home/me/runs2", "in/home/me/runs"],
+        "runs": {"text": "runs, logs/reproduce"},
+    }
+
+
+def test_the_evidence_that_is_committed_names_no_folder_of_a_machine():
+    for path in EVIDENCE.glob("*.jsonl"):
+        assert not re.search(r"[\"=\s]/\w", path.read_text()), path
 
 
 def test_the_evidence_is_reported_where_nothing_was_run(table, evidence, capsys):
