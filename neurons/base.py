@@ -10,22 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .memory import Memory
-from .ops import (
-    Dynamics,
-    Learned,
-    SumOverRanks,
-    choose_backend,
-    chosen_backend,
-    fire,
-    fire_windowed,
-    norm_and_fire,
-    unrolled,
-)
+from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend, fire, fire_windowed, norm_and_fire
 from .ops.dynamics import check_states, declare, parameter_table, per_element
-from .ops.reference import owned
+from .ops.reference import owned, unrolled
 from .ops.returned import PLAIN, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
-from .overridden import OVER_SEQUENCES, checked_width, is_replaced
+from .overridden import OVER_SEQUENCES, checked_width
 from .precision import as_current
 
 
@@ -144,7 +134,9 @@ class SpikingNeuron(Memory):
         """The step with all that it is called with: what everything else is derived from."""
         settings = self.options if self.settings is None else self.settings
         per_channel = self.channels is not None
-        values = ((name, getattr(self, name)) for name in settings)
+        values, width = ((name, getattr(self, name)) for name in settings), self.width
+        if type(width) not in PLAIN or "step" in vars(self):
+            width = checked_width(self)
         return Dynamics(
             type(self).__name__,
             type(self).step,
@@ -152,7 +144,7 @@ class SpikingNeuron(Memory):
             tuple(replace(each, per_channel=each.per_channel and per_channel) for each in self.learned),
             tuple((n, v if type(v) in PLAIN else plain_setting(type(self).__name__, n, v)) for n, v in values),
             self.surrogate,
-            checked_width(self),
+            width,
         )
 
     def learned_values(self) -> tuple[Tensor, ...]:
@@ -203,7 +195,7 @@ class SpikingNeuron(Memory):
         check_fit(self, x_seq, "m")
         if self.keep_state:
             return super().multi_step_forward(x_seq)
-        if is_replaced(self, SpikingNeuron, "multi_step_functional_forward"):
+        if self.has_own("multi_step_functional_forward"):
             return self.multi_step_functional_forward((x_seq,), tuple(start for _, start in self.starts()))[0][0]
         return self._fire(x_seq, (), last=False)[0]
 
@@ -215,9 +207,13 @@ class SpikingNeuron(Memory):
             return unrolled(x_seq, self.learned_values(), states, dynamics)
         return fire(x_seq, self.table(dynamics), states, dynamics, self.declared, backend, last)
 
+    def has_own(self, *methods: str) -> bool:
+        """Whether one of these methods is another than the one here: by its class, or put in by hand."""
+        return any(m in vars(self) or getattr(type(self), m) is not getattr(SpikingNeuron, m) for m in methods)
+
     def can_fuse(self, x_seq: Tensor) -> bool:
         """Whether a norm in front of this neuron can be computed with it: x_seq [T, N, C, H, W]."""
-        plain = self.step_mode == "m" and not any(is_replaced(self, SpikingNeuron, name) for name in OVER_SEQUENCES)
+        plain = self.step_mode == "m" and not self.has_own(*OVER_SEQUENCES)
         return plain and not self.keep_state and self.backend_for(x_seq) != "reference"
 
     def fire_scaled(self, x_seq: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:

@@ -9,11 +9,6 @@ from .ops.returned import PLAIN, plain_setting
 OVER_SEQUENCES = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
 
-def is_replaced(neuron: Any, base: type, method: str) -> bool:
-    """Whether a neuron has a method of its own in the place of ``base``'s: by its class, or put in by hand."""
-    return method in vars(neuron) or getattr(type(neuron), method) is not getattr(base, method)
-
-
 def checked_width(neuron: Any) -> Any:
     """The surrogate's α, for a step that is its class's own.
 
