@@ -33,7 +33,7 @@ from .recipe import Recipe, Run
 
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
-LESS = {"figures.evaluation_gap": ("-samples", "40")}  # options that cut down what trains nothing
+LESS = {"figures.evaluation_gap": ("-samples", "20")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
 TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
