@@ -13,10 +13,11 @@ from .memory import Memory
 from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend, fire, fire_windowed, norm_and_fire
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
-from .ops.returned import PLAIN, plain_setting
+from .ops.returned import PLAIN, checked_width, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
-from .overridden import OVER_SEQUENCES, checked_width
 from .precision import as_current
+
+OVER_SEQUENCES = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
 
 class SpikingNeuron(Memory):

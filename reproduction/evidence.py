@@ -105,8 +105,7 @@ def as_if_at_home(value: Any, runs_dir: Path) -> Any:
         return [as_if_at_home(each, runs_dir) for each in value]
     if not isinstance(value, str):
         return value
-    names = "|".join(re.escape(str(path)) for path in (runs_dir.absolute(), runs_dir))
-    return re.sub(rf"(?<![^\s=])({names})(?=/|\s|$)", str(RUNS_DIR), value)
+    return re.sub(rf"(?<![^\s=]){re.escape(str(runs_dir.absolute()))}(?=/|\s|$)", str(RUNS_DIR), value)
 
 
 def said_of(of: Sequence[Run]) -> list[Mapping[str, Any]]:

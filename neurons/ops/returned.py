@@ -51,3 +51,17 @@ def fitted(name: str, y: Tensor, c: Tensor) -> Tensor:
     if y.dim() and y.shape != c.shape:
         raise ValueError(f"{name}'s step returns {list(y.shape)} for an input of {list(c.shape)}")
     return y.to(c.dtype).expand(c.shape)
+
+
+def checked_width(neuron: Any) -> Any:
+    """The surrogate's α, for a step that is its class's own.
+
+    Raises:
+        TypeError: if α is a tensor, whose value kernels would not see change, or the step one that was put in by hand.
+    """
+    if "step" in vars(neuron):
+        raise TypeError(f"a step is its class's: declare a subclass of {type(neuron).__name__} with this one")
+    width = neuron.width
+    if type(width) in PLAIN or not isinstance(neuron.surrogate, str):  # one of your own has its own width
+        return width
+    return plain_setting(type(neuron).__name__, "alpha", width)
