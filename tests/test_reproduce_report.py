@@ -87,6 +87,8 @@ def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
     results, run = table
     folder = write_run(results, run, 2)
     write_run(results, run, 1, accuracies=(10.0,))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "out_dir": str(folder.parent.absolute())}))
     assert main("keep", "small") == 0
     assert f"1 of 12 runs kept in {evidence}, 1 pictures" in capsys.readouterr().out
     assert {path.name for path in evidence.rglob("*")} == {"small.jsonl", "figures", "small.png"}
@@ -95,6 +97,7 @@ def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
     assert (line["run"], line["seed"], line["hours"], line["made_with"]) == ("small/lif", 2, 1.0, {"device": "abacus"})
     assert line["command"] == f"{run.command.text} -seed 2"
     assert line["settings"]["neuron"] == "LIF"
+    assert line["settings"]["out_dir"] == "logs/reproduce"
     assert line["date"].startswith("20")
     rows = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     assert line["epochs"] == {name: [row[name] for row in rows] for name in rows[0]}
