@@ -116,6 +116,24 @@ def test_what_clif_carries_by_u_alone_is_lifs_recursion():
     assert (whole[1:] - by_u[1:]).abs().sum() > 0
 
 
+def test_spikes_that_are_a_state_too_meet_the_layers_above_with_the_state_cut():
+    """GLIF's reset reads the last spikes: cut, they are constants to the next step, and spikes all the same."""
+    x, grad = drive(5)
+    neuron = build_neuron("GLIF", T=5, surrogate="sigmoid").double()
+    learned, dynamics = neuron.learned_values(), neuron.dynamics()
+    by_u = gradient_by_lag(x, grad, dynamics, learned, cut=("fired",)).detach()
+    u = fired = torch.zeros(SHAPE, dtype=torch.float64)
+    spikes, x = [], x.requires_grad_()
+    for x_t, conduct in zip(x, neuron.conduct, strict=True):
+        s, u, fired = dynamics.advance(x_t, u, fired.detach(), *learned[:-1], conduct)
+        spikes.append(s)
+    (expected,) = torch.autograd.grad(torch.stack(spikes), x, grad)
+    torch.testing.assert_close(by_u.sum(0), expected, **CLOSE)
+    whole = gradient_by_lag(x.detach(), grad, dynamics, learned)
+    torch.testing.assert_close(whole[0], by_u[0], **CLOSE)
+    assert (whole[1] - by_u[1]).abs().sum() > 0
+
+
 @pytest.mark.parametrize(("name", "v_reset"), NEURON_CASES)
 @pytest.mark.parametrize("k", [6, 50])
 def test_a_window_over_all_steps_is_full_bptt(name, v_reset, k):

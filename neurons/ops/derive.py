@@ -124,10 +124,12 @@ def follow(dynamics: Dynamics, cut: tuple[str, ...], trace: Trace) -> Derived:
             if "in-place" not in str(error):
                 raise
             raise DerivationError(f"{dynamics.name}'s step changes an argument in place: {error}") from None
+        passing = [(y, g) for y, g, of in zip(outputs, gradients, ("", *states), strict=True) if of not in cut]
         for state, after in zip(states, outputs[1:], strict=True):
-            if state in cut and after.requires_grad:
+            # spikes that are a state too (GLIF's) meet the layers above all the same
+            if state in cut and after.requires_grad and not any(after is y for y, _ in passing):
                 after.register_hook(torch.zeros_like)
-        sent = [(y, g) for y, g in zip(outputs, gradients, strict=True) if y.requires_grad]
+        sent = [(y, g) for y, g in passing if y.requires_grad]
         back = torch.autograd.grad([y for y, _ in sent], inputs, [g for _, g in sent], allow_unused=True)
     graph, n = trace.graph, len(states)
     nodes = [trace.number(y) for y in outputs]
