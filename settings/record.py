@@ -53,7 +53,9 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UsageError(f"no settings at {path}") from None
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
         raise UsageError(f"{path} is damaged: it is not JSON; mend it, or move it away and give the options") from None
     if not isinstance(config, dict):
         raise UsageError(f"{path} is damaged: it holds no settings; mend it, or move it away and give the options")

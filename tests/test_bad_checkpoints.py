@@ -15,6 +15,7 @@ from PIL import Image
 from tests.fixtures_images import QUICK, refused
 from tests.helpers import assert_refused, assert_same, rows_of, run_folder, run_training, weights_in
 from tests.test_resumable import put
+from utils.checkpoint import CheckpointError, read_checkpoint
 
 
 class RunsCode:
@@ -97,6 +98,21 @@ def test_bad_checkpoint(train, tmp_path, checkpoint, case, option):
 def test_missing_checkpoint(train, tmp_path, option):
     refused(train, option, tmp_path / "none.pth", says=(f"no checkpoint at {tmp_path / 'none.pth'}",))
     refused(train, option, tmp_path, says=(f"no checkpoint at {tmp_path}",))
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(train, tmp_path, checkpoint, monkeypatch):
+    (tmp_path / "config.json").mkdir()  # root may read any file
+    for option in ("-config", "-resume"):
+        (tmp_path / "checkpoint_latest.pth").write_bytes(checkpoint.read_bytes())
+        path = tmp_path / {"-config": "config.json", "-resume": "checkpoint_latest.pth"}[option]
+        refused(train, option, path, says=(f"{tmp_path / 'config.json'} cannot be read: Is a directory",))
+
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", deny)
+    with pytest.raises(CheckpointError, match=r"latest\.pth cannot be read: Permission denied"):
+        read_checkpoint(tmp_path / "checkpoint_latest.pth")
 
 
 @pytest.mark.parametrize(

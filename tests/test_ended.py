@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import reproduce
 from tests.helpers import ROOT, assert_refused, run_training
 from utils.exit import one_line_errors
 from utils.output import written_aside
@@ -135,3 +136,19 @@ def test_a_disk_that_is_full_is_one_line_and_other_failures_are_not(capsys):
     )
     with pytest.raises(OSError, match="Input/output"), one_line_errors("command"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("refusal", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG])
+def test_a_place_that_the_system_refuses_is_one_line(capsys, refusal):
+    with pytest.raises(SystemExit, match="2"), one_line_errors("command"):
+        raise OSError(refusal, os.strerror(refusal), "runs/x")
+    assert capsys.readouterr().err == f"command: error: cannot use runs/x: {os.strerror(refusal)}\n"
+    with pytest.raises(OSError, match="no name"), one_line_errors("command"):
+        raise OSError(refusal, "no name")
+
+
+def test_the_lists_of_runs_that_the_system_refuses(capsys):
+    for words in (["compare", 300 * "a"], ["list", "--runs_dir", 300 * "a"]):
+        with pytest.raises(SystemExit, match="2"), one_line_errors("reproduce.py"):
+            reproduce.main(words)
+        assert capsys.readouterr().err.startswith("reproduce.py: error: cannot use aaaa")

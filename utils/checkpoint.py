@@ -78,6 +78,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if "GLOBAL" in message or ("Unsupported" in message and "operand" not in message):
             raise CheckpointError(f"{path} holds more than tensors and plain values; it is not loaded") from None
         raise CheckpointError(f"{path} is not a checkpoint, or is damaged") from None
+    except PermissionError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except DAMAGED:
         raise CheckpointError(f"{path} is not a checkpoint, or is truncated") from None
     if not isinstance(state, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -15,6 +16,8 @@ from types import FrameType
 from .aside import DISK_IS_FULL
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)  # a scheduler's, and that of a terminal which closes
+# what the system says of a place that was named: it is another's, it is read-only, no name is that long
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class AskedToEnd(KeyboardInterrupt):
@@ -29,7 +32,9 @@ class AskedToEnd(KeyboardInterrupt):
 def one_line_errors(
     command: str, *errors: type[Exception], speaks: Callable[[], bool] = lambda: True, alone: bool = True
 ) -> Iterator[None]:
-    """Turn ``errors``, and a disk that is full, into a line and exit code 2; warnings are a line as well.
+    """Turn ``errors``, a disk that is full and a place that the system refuses into a line and exit code 2.
+
+    Warnings are a line as well.
 
     A process that is asked to end says so too, and its exit code is a shell's: 130 after Ctrl-C, 143 after SIGTERM,
     129 after SIGHUP, 141 where nobody reads what is printed any more (``| head``).
@@ -59,6 +64,8 @@ def one_line_errors(
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be written
         leave("stopped: nobody reads what it prints; what was saved is kept", 128 + signal.SIGPIPE)
     except OSError as error:
+        if error.errno in REFUSED and error.filename:
+            leave(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", 2)
         if error.errno not in DISK_IS_FULL:
             raise
         file = f" to {error.filename}" if error.filename else ""
