@@ -186,6 +186,15 @@ def test_a_line_that_is_no_epoch_is_named(tmp_path, line):
     assert "delete" not in refusal_of(read_metrics, path)
 
 
+def test_a_last_line_without_its_end_is_an_epoch_if_it_is_whole(tmp_path):
+    path, last = tmp_path / "metrics.jsonl", json.dumps({**ROW, "epoch": 1})
+    path.write_text(f"{json.dumps(ROW)}\n{last}")  # as many an editor leaves it
+    assert [row["epoch"] for row in read_metrics(path)] == [0, 1]
+    for length in range(len(last)):  # of a process that was killed while it wrote
+        path.write_text(f"{json.dumps(ROW)}\n{last[:length]}")
+        assert [row["epoch"] for row in read_metrics(path)] == [0]
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(1500, marks=pytest.mark.long)])
 def test_recipes(tmp_path, count):
     rng, whole = random.Random(5), yaml.safe_load((RECIPES / "digits_table6.yaml").read_text())

@@ -157,13 +157,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    *whole, _ = path.read_text(errors="replace").split("\n")
+    lines = path.read_text(errors="replace").split("\n")
     rows = []
-    for number, line in enumerate(whole, 1):
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
-            row = ()  # no row
+            row = () if number < len(lines) else None  # no row; or the one that was being written
         if row is not None and not (isinstance(row, dict) and type(row.get("epoch")) is int):
             raise UsageError(
                 f"line {number} of {path} is damaged: it is no epoch's; mend it or take it out, then resume"
