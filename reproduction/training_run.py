@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from utils.run_dir import is_epoch
 
 NEEDED = ("epoch", "test_acc", "best_test_acc", "test_loss", "train_loss", "seconds")
 ABOUT = ("samples", "split", "ranks")  # what config.json holds besides settings and ``made_with``
@@ -106,9 +107,10 @@ def read_rows(path: Path) -> tuple[list[dict[str, float]], int]:
     for line in filter(bytes.strip, lines):
         try:
             row = json.loads(line)
-            if not all(math.isfinite(row[name]) for name in NEEDED):
-                raise ValueError("not a number")
-            rows[int(row["epoch"])] = row
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
+            row = None
+        if is_epoch(row) and row.keys() >= {*NEEDED}:
+            rows[row["epoch"]] = row
+        else:
             left_out += 1
     return [rows[epoch] for epoch in sorted(rows)], left_out

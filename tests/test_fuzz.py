@@ -21,7 +21,7 @@ from data.made_up_events import aedat2
 from reproduction.checked_yaml import RecipeError
 from reproduction.evaluation import DONE, key_of, read_evaluation
 from reproduction.recipe import RECIPES, load_recipes
-from reproduction.training_run import read_training_run
+from reproduction.training_run import read_rows, read_training_run
 from settings.inference import inference_parser, settle
 from settings.record import read_config, words_of
 from tests.test_hostile_events import npz, packet
@@ -178,11 +178,16 @@ def test_a_training_run_made_with_nothing_known(tmp_path):
     assert read_training_run(tmp_path, 2).other == "config.json is missing or torn"
 
 
-@pytest.mark.parametrize("line", ["5", '{"a": 1}', '{"epoch": "x"}', '{"epoch": true}', "[]", "{", "1e999"])
+NO_EPOCHS = ["5", '{"a": 1}', '{"epoch": "x"}', '{"epoch": true}', "[]", "{", "1e999"]
+NO_NUMBERS = ['"high"', "true", "null", "[1, 2]", "NaN", "1e999", "9" * 400]
+
+
+@pytest.mark.parametrize("line", NO_EPOCHS + [json.dumps(ROW)[:-1] + f', "test_acc": {word}}}' for word in NO_NUMBERS])
 def test_a_line_that_is_no_epoch_is_named(tmp_path, line):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps(ROW) + f"\n{line}\n")
     assert "line 2 of" in refusal_of(read_metrics, path)
+    assert read_rows(path) == ([ROW], 1)
     assert "delete" not in refusal_of(read_metrics, path)
 
 

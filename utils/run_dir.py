@@ -164,12 +164,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line) if line.strip() else None
         except (ValueError, RecursionError):
             row = () if number < len(lines) else None  # no row; or the one that was being written
-        if row is not None and not (isinstance(row, dict) and type(row.get("epoch")) is int):
+        if row is not None and not is_epoch(row):
             raise UsageError(
                 f"line {number} of {path} is damaged: it is no epoch's; mend it or take it out, then resume"
             )
         rows += [row] if row is not None else []
     return rows
+
+
+def is_epoch(row: Any) -> bool:
+    """Whether a line is an epoch's: finite numbers by name, none of them more than a float holds."""
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+        return False
+    return all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in row.values())
 
 
 @contextmanager
