@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
+from utils.aside import write_aside
 from utils.cli import OneLineParser, OneOf, UsageError
 from utils.device import choose_device
 from utils.exit import one_line_errors
 from utils.numerics import CUDNN
-from utils.run_dir import naming_disk, write_aside
+from utils.run_dir import naming_disk
 
 from .against import main as time_against
 from .apart import apart

@@ -18,8 +18,9 @@ from data.loader import build_loader
 from data.task import Split
 from models import build_model, replace_neurons
 from models.batch_norm import BatchNorm2d
-from utils.engine import Batches, TrainState, train_one_epoch
+from utils.engine import TrainState, train_one_epoch
 from utils.loss import bptt_loss
+from utils.progress import Batches
 
 from .layers import SPIKINGJELLY
 from .timing import Contender, Makers

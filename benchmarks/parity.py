@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.layers import BatchNorm2d, norm_and_fire
+from models.batch_norm import BatchNorm2d
+from models.layers import norm_and_fire
 from neurons import SURROGATES, SpikingNeuron, build_neuron
 from neurons.ops import unrolled
 

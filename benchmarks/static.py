@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.layers import BatchNorm2d
+from models.batch_norm import BatchNorm2d
 from neurons import SURROGATES, build_neuron
 from neurons.ops.dynamics import parameter_table
 from neurons.ops.nodes import run_fire, run_fire_backward, run_norm_fire, run_norm_fire_backward
+from utils.aside import write_aside
 from utils.cli import OneLineParser, UsageError
 from utils.output import markdown_table
-from utils.run_dir import naming_disk, write_aside
+from utils.run_dir import naming_disk
 
 from .machine_code import Launch, compile_only
 

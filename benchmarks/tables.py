@@ -15,7 +15,7 @@ from spikingjelly.activation_based import functional
 
 from neurons.ops.c_build import compiler
 from utils.output import markdown_table
-from utils.run_dir import environment
+from utils.run_dir import environment, processor_name
 
 from .measuring import FLAT_FROM, FLAT_WITHIN
 
@@ -66,15 +66,6 @@ def busy_share(seconds: float = 2.0) -> float:
     except OSError:  # not Linux: that of the minute before
         return min(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     return 1 - idle / total
-
-
-def processor_name() -> str:
-    """The processor's model name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "cpu"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
 
 
 def uncommitted_changes() -> bool | None:

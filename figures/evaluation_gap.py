@@ -28,13 +28,14 @@ from settings.record import config_beside
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, UsageError, number
 from utils.device import choose_device
-from utils.engine import MemoryFullError, naming_memory, progress
+from utils.engine import MemoryFullError, naming_memory
 from utils.exit import one_line_errors
 from utils.output import markdown_table, write_json, written_aside
+from utils.progress import Batches, progress
 from utils.run_dir import environment
 
 from .gap_figure import draw
-from .gap_measure import PARTS, WAYS, Batches, evaluation_gap
+from .gap_measure import PARTS, WAYS, evaluation_gap
 
 SAME = 1e-6  # standard deviations: a shift below is rounding
 

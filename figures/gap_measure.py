@@ -12,7 +12,7 @@ arrives in each norm when the test set is evaluated with the shared set, where t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from models import recalibrate, steps_known, use_statistics
 from models.batch_norm import BatchNorm2d
 from models.statistics import batch_norms
+from utils.progress import Batches
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 PARTS = {"train": "training", "test": "test"}
 WAYS = {
     "batch": "batch statistics of each step, as in training",

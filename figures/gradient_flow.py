@@ -65,7 +65,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
             num_classes=task.num_classes,
             in_channels=task.in_channels,
             input_size=task.input_size,
-            backend="torch",
+            backend="reference",
             **options,
         )
     except ValueError as error:

@@ -34,14 +34,7 @@ def draw_lines(panels: Sequence[Panel], path: Path, *, x_label: str, y_label: st
     with in_style():
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
-            for number, line in enumerate(panel.lines):
-                style = style_of(line, number)
-                if line.points:
-                    means = [mean(values) for values in line.points.values()]
-                    errors = [standard_error(values) for values in line.points.values()]
-                    axes.errorbar(list(line.points), means, errors, **style, capsize=2)
-                if line.paper:
-                    axes.plot(list(line.paper), list(line.paper.values()), **hollow(style))
+            draw_points(panel, axes)
             if powers_of_two:
                 axes.set_xscale("log", base=2)
             ticks = sorted({x for line in panel.lines for x in (*line.points, *line.paper)})
@@ -50,6 +43,18 @@ def draw_lines(panels: Sequence[Panel], path: Path, *, x_label: str, y_label: st
             finish(axes, panel, x_label, y_label)
         add_legend(figure, panels)
         save_figure(figure, path)
+
+
+def draw_points(panel: Panel, axes: Axes) -> None:
+    """Lines through means with error bars of one standard error, the paper's values hollow beside them."""
+    for number, line in enumerate(panel.lines):
+        style = style_of(line, number)
+        if line.points:
+            means = [mean(values) for values in line.points.values()]
+            errors = [standard_error(values) for values in line.points.values()]
+            axes.errorbar(list(line.points), means, errors, **style, capsize=2)
+        if line.paper:
+            axes.plot(list(line.paper), list(line.paper.values()), **hollow(style))
 
 
 def draw_curves(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
@@ -101,14 +106,7 @@ def draw_rates(panels: Sequence[Panel], path: Path) -> None:
     with in_style():
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
-            for number, line in enumerate(panel.lines):
-                style = style_of(line, number)
-                if line.points:
-                    means = [mean(values) for values in line.points.values()]
-                    errors = [standard_error(values) for values in line.points.values()]
-                    axes.errorbar(list(line.points), means, errors, **style, capsize=2)
-                if line.paper:
-                    axes.plot(list(line.paper), list(line.paper.values()), **hollow(style))
+            draw_points(panel, axes)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
             finish(axes, panel, "neuron layer", "firing rate (spikes per step)")

@@ -54,11 +54,6 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         for name in OF_STEPS:
             self.register_buffer(name, None)
 
-    @property
-    def sees_steps(self) -> bool:
-        """Whether the next call takes statistics of each step by itself."""
-        return self.training and self.step_mode == "m" and not self.merged
-
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != (5 if self.step_mode == "m" else 4):  # torch would take another dimension for the channels
             takes = "[T, N, C, H, W]" if self.step_mode == "m" else "[N, C, H, W]"

@@ -91,6 +91,11 @@ class Conv2d(layer.Conv2d):
         return y.unflatten(0, x.shape[:2])
 
 
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> Conv2d:
+    """A 3×3 convolution without bias that keeps H and W, or divides them by its stride."""
+    return Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False, step_mode="m")
+
+
 def norm_and_fire(norm: nn.Module, neuron: nn.Module, x: Tensor) -> Tensor:
     """neuron(norm(x)), as one node of the graph where the neuron's back end can: x → spikes, [T, N, C, H, W]."""
     if not isinstance(norm, BatchNorm2d) or not isinstance(neuron, SpikingNeuron):

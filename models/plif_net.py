@@ -9,7 +9,7 @@ from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
 from .batch_norm import is_static
-from .layers import Conv2d, Parts, SpikingNetwork, norm_and_fire
+from .layers import Parts, SpikingNetwork, conv3x3, norm_and_fire
 
 HIDDEN, VOTERS = 2048, 10  # at the published width of 128; output neurons to a class
 
@@ -70,10 +70,6 @@ class PLIFNet(SpikingNetwork):
         neuron, pool, conv, norm, second_neuron, second_pool = self.conv
         x = conv(pool(neuron(x)))
         return second_pool(norm_and_fire(norm, second_neuron, x))
-
-
-def conv3x3(in_channels: int, out_channels: int) -> Conv2d:
-    return Conv2d(in_channels, out_channels, 3, padding=1, bias=False, step_mode="m")
 
 
 plif_fashion = PLIFNet

@@ -11,7 +11,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
+from .layers import Conv2d, Parts, SpikingNetwork, conv3x3, init_conv_kaiming, norm_and_fire
 
 
 class BasicBlock(nn.Module):
@@ -84,7 +84,7 @@ class SpikingResNet(SpikingNetwork):
         block: :class:`BasicBlock` or :class:`Bottleneck`.
         depths: blocks in each of the four stages.
         parts: how to make neurons, norms and dropouts.
-        num_classes: K. in_channels: C. input_size: H = W, at least 32.
+        num_classes: K. in_channels: C. input_size: H = W, at least 25.
 
     Raises:
         ValueError: if the input is too small for three halvings and the 4×4 pool.
@@ -103,7 +103,7 @@ class SpikingResNet(SpikingNetwork):
         last_size = -(-input_size // 8)  # three strided stages, each rounding up
         if last_size < 4:
             raise ValueError(f"a spiking ResNet needs frames of 25×25 or more, not {input_size}×{input_size}")
-        self.conv1 = Conv2d(in_channels, 64, 3, 1, 1, bias=False, step_mode="m")
+        self.conv1 = conv3x3(in_channels, 64)
         channels = 64
         stages = []
         for i, (depth, width) in enumerate(zip(depths, (64, 128, 256, 512), strict=True)):

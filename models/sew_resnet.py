@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
+from .layers import Conv2d, Parts, SpikingNetwork, conv3x3, init_conv_kaiming, norm_and_fire
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -22,9 +22,9 @@ class SEWBlock(nn.Module):
 
     def __init__(self, parts: Parts, in_channels: int, channels: int, stride: int):
         super().__init__()
-        self.conv1 = Conv2d(in_channels, channels, 3, stride, 1, bias=False, step_mode="m")
+        self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn1, self.sn1 = parts.norm(channels), parts.neuron()
-        self.conv2 = Conv2d(channels, channels, 3, 1, 1, bias=False, step_mode="m")
+        self.conv2 = conv3x3(channels, channels)
         self.bn2, self.sn2 = parts.norm(channels), parts.neuron()
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != channels:
@@ -58,7 +58,7 @@ class SEWResNet(SpikingNetwork):
         input_size: int,
     ):
         super().__init__()
-        self.conv1 = Conv2d(in_channels, WIDTHS[0], 3, 1, 1, bias=False, step_mode="m")
+        self.conv1 = conv3x3(in_channels, WIDTHS[0])
         self.bn1, self.sn1 = parts.norm(WIDTHS[0]), parts.neuron()
         channels, stages = WIDTHS[0], []
         for i, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True)):

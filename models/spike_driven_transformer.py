@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, norm_and_fire
+from .layers import Conv2d, Parts, SpikingNetwork, conv3x3, norm_and_fire
 
 
 class PatchEmbedding(nn.Module):
@@ -140,10 +140,6 @@ class SpikeDrivenTransformer(SpikingNetwork):
         for block in self.block:
             x = self.through(block, x)
         return self.head(self.head_lif(x.mean((-2, -1))))  # [T, N, D, H, W] → [T, N, D] → [T, N, K]
-
-
-def conv3x3(in_channels: int, out_channels: int) -> Conv2d:
-    return Conv2d(in_channels, out_channels, 3, padding=1, bias=False, step_mode="m")
 
 
 def conv1x1(in_channels: int, out_channels: int, bias: bool = True) -> Conv2d:

@@ -17,7 +17,7 @@ from .klif import KLIF
 from .lif import LIF, lif_step
 from .memory import Memory
 from .names import unknown
-from .ops import BACKENDS, Learned
+from .ops import BACKENDS, Learned, canonical
 from .options import TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
@@ -116,7 +116,7 @@ def build_neuron(
         raise ValueError(f"{name} has no reset value: v_reset works with {' and '.join(HARD_RESET)}")
     if bptt_k is not None and not takes("bptt_k"):
         raise ValueError(f"bptt_k works with {', '.join(STEPPING[:-1])} and {STEPPING[-1]}, not with {name}")
-    if backend not in ("auto", "reference", "torch") and not takes("backend") and name != "relu":
+    if canonical(backend) not in ("auto", "reference") and not takes("backend") and name != "relu":
         raise ValueError(f"{name} has no step to derive kernels from: leave backend {backend} out")
     if step_mode != "m" and not takes("step_mode"):
         raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")

@@ -18,6 +18,7 @@ from typing import Any
 
 from settings.command_line import read_options
 from settings.inference import inference_parser
+from settings.record import plain
 from settings.resume import MUST_STAY
 from settings.training import OPTIONS
 
@@ -147,11 +148,6 @@ def read_command(text: str) -> Command:
     if program == INFER and not str(settings["resume"]).startswith("{of}"):
         raise CommandError("is to read the training run of this recipe: -resume {of}/checkpoint_max.pth")
     return Command(text, program, tuple(options), settings, given)
-
-
-def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON has them: paths are text."""
-    return json.loads(json.dumps(dict(settings), default=str))
 
 
 @cache

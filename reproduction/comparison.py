@@ -14,13 +14,12 @@ from utils.output import write_json, written_aside
 
 from .evaluation import OF_EACH_STEP
 from .evidence import FIGURES
-from .markdown import markdown
+from .markdown import markdown, missing
 from .pairs import Member, Pair, pairs_of
 from .recipe import ACCURACY, Recipe, Run
 from .recipe_figures import draw
 from .results import TRAINED, Outcome, Results
 
-NOT_RUN = "not run"
 PICTURES = (".png", ".pdf")
 
 
@@ -93,7 +92,7 @@ def row_of(recipe: Recipe, run: Run, quantity: str, paper: float | None, outcome
         seeds=outcome.seeds,
         hours=outcome.hours,
         device=outcome.device,
-        status="; ".join([*([] if outcome.seeds or run.not_covered else [NOT_RUN]), *outcome.notes]),
+        status="; ".join(missing(run, outcome)),
         where=tuple(str(path) for path in outcome.where),
     )
 

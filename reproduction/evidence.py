@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.aside import write_aside
 from utils.cli import UsageError
-from utils.run_dir import naming_disk, write_aside
+from utils.run_dir import naming_disk
 
 from .commands import ROOT, TRAIN, identity
 from .evaluation import Evaluation

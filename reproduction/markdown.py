@@ -61,7 +61,7 @@ def trained_table(recipe: Recipe, runs: Sequence[Run], outcomes: Mapping[str, Ou
     for run in runs:
         paper, values = run.paper.get(ACCURACY), outcomes[run.id].values
         places = places_of(paper)
-        shown = [mean_and_std(values.get(name, ()), places)
+        shown = [in_print(values.get(name, ()), places)
                  for name in (BEST, BEST + OF_EACH_STEP, LAST, LAST + OF_EACH_STEP, TRAINED)]  # fmt: skip
         known = paper is not None and values.get(compared)
         difference = f"{mean(values[compared]) - paper:+.{max(2, places)}f}" if known else NONE  # type: ignore[operator]
@@ -78,13 +78,9 @@ def measured_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
     rows = []
     for run in runs:
         outcome = outcomes[run.id]
-        cells = []
-        for name in columns:
-            paper = run.paper.get(name)
-            ours = mean_and_std(outcome.values.get(name, ()), places_of(paper))
-            cells.append(ours if paper is None else f"{ours} ({number(paper)})")
+        cells = [beside_paper(run, outcome, name) for name in columns]
         rows.append([run.label, *cells, *ending(run, outcome)])
-        per_step = [mean_and_std(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
+        per_step = [in_print(outcome.values.get(name + OF_EACH_STEP, ())) for name in columns]
         if set(per_step) != {NONE}:
             rows.append([f"{run.label}; per step", *per_step, *[""] * len(ENDING)])
     return markdown_table(["", *columns, *ENDING], rows)
@@ -93,15 +89,7 @@ def measured_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
 def epochs_table(runs: Sequence[Run], outcomes: Mapping[str, Outcome]) -> str:
     """Training runs whose accuracy is compared after some epochs, a row each; the published value in brackets."""
     columns = list(dict.fromkeys(name for run in runs for name in run.paper if name != ACCURACY))
-    rows = []
-    for run in runs:
-        values = outcomes[run.id].values
-        cells = []
-        for name in columns:
-            paper = run.paper.get(name)
-            ours = mean_and_std(values.get(name, ()), places_of(paper))
-            cells.append(ours if paper is None else f"{ours} ({number(paper)})")
-        rows.append([run.label, *cells])
+    rows = [[run.label, *(beside_paper(run, outcomes[run.id], name) for name in columns)] for run in runs]
     return markdown_table(["", *columns], rows)
 
 
@@ -110,12 +98,28 @@ ENDING = ("seeds", "hours", "device", "status")
 
 def ending(run: Run, outcome: Outcome) -> list[str]:
     """The last columns: which seeds, what it took, and what is missing."""
-    status = [*([] if outcome.seeds or run.not_covered else [NOT_RUN]), *outcome.notes]
     hours = NONE if outcome.hours is None else f"{outcome.hours:.3g}"
-    return [", ".join(map(str, outcome.seeds)) or NONE, hours, outcome.device or NONE, "; ".join(status) or "done"]
+    return [
+        ", ".join(map(str, outcome.seeds)) or NONE,
+        hours,
+        outcome.device or NONE,
+        "; ".join(missing(run, outcome)) or "done",
+    ]
 
 
-def mean_and_std(values: Sequence[float], places: int = 0) -> str:
+def missing(run: Run, outcome: Outcome) -> list[str]:
+    """What is missing of a run, or was left out, in words; nothing where it is done."""
+    return [*([] if outcome.seeds or run.not_covered else [NOT_RUN]), *outcome.notes]
+
+
+def beside_paper(run: Run, outcome: Outcome, quantity: str) -> str:
+    """Our value of a quantity, and the paper's in brackets if it has one."""
+    paper = run.paper.get(quantity)
+    ours = in_print(outcome.values.get(quantity, ()), places_of(paper))
+    return ours if paper is None else f"{ours} ({number(paper)})"
+
+
+def in_print(values: Sequence[float], places: int = 0) -> str:
     """Mean ± standard deviation, as far as there are values."""
     if not values:
         return NONE
@@ -161,5 +165,5 @@ def takes(outcome: Outcome) -> str:
     """What one seed took, as measured."""
     if outcome.hours is None:
         return f"time and memory: {NOT_MEASURED}"
-    memory = "" if outcome.memory_gb is None else f", {outcome.memory_gb:.2g} GB"
+    memory = "" if outcome.memory_gb is None else f", {outcome.memory_gb:.2g} GiB"
     return f"{outcome.hours:.2g} hours{memory} for one seed on {outcome.device or 'a device that is not named'}"

@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """How a recipe's figure is drawn (see :mod:`reproduction.figures`).
+    """How a recipe's figure is drawn (see :mod:`reproduction.recipe_figures`).
 
     Args:
         kind: lines, heat, bars, curves, rates or resets (Table 8).

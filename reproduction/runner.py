@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from utils.aside import write_aside
 from utils.device import choose_device
-from utils.run_dir import environment, naming_disk, write_aside
+from utils.run_dir import environment, naming_disk
 
 from .commands import ROOT
 from .evaluation import DONE

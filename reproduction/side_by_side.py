@@ -11,13 +11,12 @@ from typing import Any
 
 from figures.lines import draw_runs
 from figures.panels import Line, Panel
-from settings.record import CONFIG, read_config
+from settings.record import CONFIG, plain, read_config
 from settings.resume import MUST_STAY
 from settings.training import DEFAULTS
 from utils.cli import UsageError
 from utils.output import markdown_table, write_json, written_aside
 
-from .commands import plain
 from .markdown import NONE
 from .pairs import Member, pairs_of, pairs_table
 from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from models import published_norm
 from neurons import DECAYING, HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES
+from neurons.ops import canonical
 from utils.cli import OneLineParser, exchange_of
 from utils.loss import LOSSES
 
@@ -84,7 +85,7 @@ def check_together(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) 
     if args.step_mode == "s" and neuron in WHOLE_SEQUENCES:
         refuse(f"-step_mode s: {neuron} sees whole sequences; leave it out")
     unknown_to_kernels = neuron not in STEPPING and neuron != "relu"
-    if args.backend in ("c", "compile", "triton") and (unknown_to_kernels or args.bptt_k is not None):
+    if canonical(args.backend) in ("c", "triton") and (unknown_to_kernels or args.bptt_k is not None):
         what = neuron if neuron not in STEPPING else "-bptt_k"
         refuse(f"-backend {args.backend}: {what} is computed by torch; leave -backend out")
     if args.bptt_k is not None and neuron not in STEPPING:

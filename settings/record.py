@@ -22,7 +22,7 @@ OF_THE_START = ("resume", "config")  # a run that is started again has its own
 
 
 def plain(settings: Settings | Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON holds them."""
+    """Settings as JSON holds them: paths are text."""
     values = asdict(settings) if isinstance(settings, Settings) else dict(settings)
     return json.loads(json.dumps(values, default=str))
 

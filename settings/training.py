@@ -142,7 +142,6 @@ class Settings:
         role=MAY_CHANGE, inference=ASKED)  # fmt: skip
     tf32: bool = option(False, help="round the factors of float32 products to TF32 on CUDA: faster, with 10 bits of "
         "mantissa", group=SPEED, role=MAY_CHANGE, inference=ASKED)  # fmt: skip
-
     cuda_graph: bool = option(False, help="launch a step's forward and backward at once, as a CUDA graph: one GPU, "
         "without -checkpoint and -switch_neuron; not run on a GPU yet", group=SPEED, role=MAY_CHANGE)  # fmt: skip
 

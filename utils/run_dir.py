@@ -129,7 +129,7 @@ def line_of(row: dict[str, Any], epochs: int) -> str:
         f"epoch {row['epoch']} of {epochs}  lr {row['lr']:.4f}  "
         f"train loss {row['train_loss']:.4f} acc {row['train_acc']:.2f}%  "
         f"test loss {row['test_loss']:.4f} acc {row['test_acc']:.2f}%{of_steps} (best {row['best_test_acc']:.2f}%)  "
-        f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GB"
+        f"{row['seconds']:.1f} s, {row['images_per_second']:.0f} images/s, {row['peak_memory_gb']:.2f} GiB"
     )
 
 
