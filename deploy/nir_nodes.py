@@ -69,9 +69,12 @@ class GraphBuilder:
     def module(self, node: fx.Node) -> nn.Module | None:
         return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
-    def add(self, name: str, node: nir.NIRNode, traced: fx.Node) -> None:
+    def add(self, name: str, node: nir.NIRNode, traced: fx.Node, sources: list[str] | None = None) -> None:
+        """A node behind ``sources``; None for those of what the traced node reads."""
         self.nodes[name] = node
-        self.edges += [(source, name) for before in traced.all_input_nodes for source in self.outputs[before]]
+        if sources is None:
+            sources = [source for before in traced.all_input_nodes for source in self.outputs[before]]
+        self.edges += [(source, name) for source in sources]
         self.outputs[traced] = [name]
 
     def skip(self, name: str, module: nn.Module, node: fx.Node) -> None:
@@ -83,8 +86,8 @@ class GraphBuilder:
     def neuron(self, name: str, module: LIF | PLIF, node: fx.Node) -> None:
         """LIF in the portable form: potentials count from v_reset, and R = 1, the factor τ being the layer's before."""
         tau = learned_tau(module)
-        if not module.decay_input:
-            self.scale(f"{name}.input", tau, node.all_input_nodes[0])
+        before = node.all_input_nodes[0]
+        sources = self.outputs[before] if module.decay_input else self.scale(f"{name}.input", tau, before)
         assert module.v_reset is not None
         values = {
             "tau": tau * self.dt,
@@ -93,10 +96,14 @@ class GraphBuilder:
             "v_threshold": module.v_threshold - module.v_reset,
             "v_reset": 0.0,
         }
-        self.add(name, nir.LIF(**{k: np.full(shape_of(node), value) for k, value in values.items()}), node)
+        self.add(name, nir.LIF(**{k: np.full(shape_of(node), value) for k, value in values.items()}), node, sources)
 
-    def scale(self, name: str, factor: float, before: fx.Node) -> None:
-        """Multiply what a neuron receives: in the layer before it, or in one of its own if others read that too."""
+    def scale(self, name: str, factor: float, before: fx.Node) -> list[str]:
+        """Multiply what a neuron receives: in the layer before it, or in one of its own if others read that too.
+
+        Returns:
+            the NIR nodes that the neuron is to read.
+        """
         layer = before
         while isinstance(self.module(layer), nn.Identity | _DropoutNd) and len(layer.users) == 1:
             layer = layer.all_input_nodes[0]
@@ -104,7 +111,7 @@ class GraphBuilder:
         if len(layer.users) == len(sources) == 1 and isinstance(sources[0], nir.Conv2d | nir.Affine):
             sources[0].weight = sources[0].weight * factor
             sources[0].bias = sources[0].bias * factor
-            return
+            return self.outputs[before]
         channels, *pixels = shape_of(before)
         diagonal = factor * torch.eye(channels, dtype=before.meta["tensor_meta"].dtype)
         if pixels:
@@ -115,7 +122,7 @@ class GraphBuilder:
             own = nir.Affine(array(diagonal), array(diagonal.new_zeros(channels)))
         self.nodes[name] = own
         self.edges += [(source, name) for source in self.outputs[before]]
-        self.outputs[before] = [name]
+        return [name]
 
     def conv(self, name: str, module: nn.Conv2d, node: fx.Node) -> None:
         if module.groups != 1 or module.padding_mode != "zeros":

@@ -130,7 +130,7 @@ def test_adaptive_pool_of_any_size_is_held_by_the_linear_layer(tmp_path, size):
 
 
 class Fired(Pooled):
-    """A pool with a neuron right behind it: no layer of weights before it takes the factor τ."""
+    """A pool that a neuron reads, and a sum behind it: no layer of weights takes the factor τ for the neuron alone."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,8 @@ class Fired(Pooled):
         self.act = build_neuron("LIF", v_reset=-0.25, keep_state=False)
 
     def run(self, x):
-        return super().run(self.act(self.pool(x)))
+        x = self.pool(x)
+        return super().run(self.act(x) + x)
 
 
 @torch.no_grad()
