@@ -77,7 +77,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             y, mean, var = self._normalise(x.flatten(0, 1))  # [T, N, …] → [T·N, …]
             self._update(mean[None], var[None])
             return y.view_as(x)
-        frames = x[:1] if is_static(x) else x
+        frames = x[:1] if ops.is_still(x) else x
         ys, means, variances = zip(*map(self._normalise, frames), strict=True)
         T = x.shape[0]
         self._update(torch.stack(means).expand(T, -1), torch.stack(variances).expand(T, -1))
@@ -97,7 +97,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
         elif self.merged:
             steps = x.flatten(0, 1)[None]  # [T, N, C, H, W] → [1, T·N, C, H, W]
-        elif is_static(x):
+        elif ops.is_still(x):
             steps = x[:1]
         y, mean, var, n = ops.norm_over_ranks(steps, self.weight, self.bias, self.eps, sum_over_ranks)
         once = self.step_mode == "s" or self.merged
@@ -201,8 +201,3 @@ NO_STATISTICS = (
     "this network has no running statistics of each step: it was trained without them, or with batch norm merged over "
     "T; `inference.py -recalibrate_bn` takes them over training data"
 )
-
-
-def is_static(x_seq: Tensor) -> bool:
-    """Whether x_seq [T, N, …] is one frame shown at every step (a view of stride 0 in time)."""
-    return x_seq.stride(0) == 0 and x_seq.shape[0] > 1

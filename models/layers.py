@@ -16,7 +16,7 @@ import torch
 from spikingjelly.activation_based import base, layer
 from torch import Tensor, nn
 
-from neurons import NEURONS, ReLU, SpikingNeuron
+from neurons import NEURONS, ReLU, SpikingNeuron, ops
 
 from .batch_norm import BatchNorm2d
 from .recompute import recompute
@@ -84,7 +84,7 @@ class Conv2d(layer.Conv2d):
             return self._conv_forward(x, weight, bias)
         if x.dim() != 5:
             raise ValueError(f"a convolution of sequences takes [T, N, C, H, W], not {list(x.shape)}")
-        if x.stride(0) == 0:
+        if x.stride(0) == 0 and ops.is_still(x):  # asked here first: most are not, and need not leave the page
             y = self._conv_forward(x[0], weight, bias)
             return y.expand(x.shape[0], *y.shape)
         y = self._conv_forward(x.flatten(0, 1), weight, bias)  # [T, N, …] → [T·N, …]

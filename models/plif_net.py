@@ -8,7 +8,8 @@ import torch
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .batch_norm import is_static
+from neurons import ops
+
 from .layers import Parts, SpikingNetwork, conv3x3, norm_and_fire
 
 HIDDEN, VOTERS = 2048, 10  # at the published width of 128; output neurons to a class
@@ -52,7 +53,7 @@ class PLIFNet(SpikingNetwork):
         """Input [T, N, C, H, W] → logits [T, N, K], multiples of 1/10."""
         self.reset_states()
         norm = self.static_conv[1]
-        if is_static(x_seq) and norm.is_scale_and_shift:  # one update of the running statistics, not T; not TEBN's T
+        if ops.is_still(x_seq) and norm.is_scale_and_shift:  # one update of the running statistics, not T; not TEBN's T
             image = x_seq[:1] if self.step_mode == "m" else x_seq[0]
             x_seq = self.static_conv(image).expand(x_seq.shape[0], -1, *[-1] * 3)
         elif self.step_mode == "m":

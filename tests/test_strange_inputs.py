@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call
 
 from models.batch_norm import BatchNorm2d
-from models.layers import norm_and_fire
+from models.layers import Conv2d, norm_and_fire
 from neurons import build_neuron
 
 FUSED = ("c", "triton")
@@ -108,3 +108,22 @@ def test_an_empty_batch_passes_what_is_learned_of_each_channel(backend):
     neuron, x = build_neuron("PLIF", backend=backend, channels=3), torch.zeros(2, 0, 3, 4, 4)
     neuron(x).sum().backward()
     assert not neuron.w.grad.any()
+
+
+def test_a_still_image_that_is_a_leaf_has_a_gradient_of_each_step(backend):
+    """It was that of the first step, the sum over all, where the image went through a layer once."""
+    torch.manual_seed(0)
+    still = torch.randn(2, 3, 4, 4).expand(4, -1, -1, -1, -1)
+    layers = {
+        "norm": BatchNorm2d(3),
+        "norm and neuron": Layer(backend),
+        "neuron": build_neuron("PLIF", channels=3, backend=backend, surrogate="atan", keep_state=False),
+        "convolution": Conv2d(3, 3, 3, padding=1, step_mode="m"),
+    }
+    for name, layer in layers.items():
+        gradients = []
+        for x in (still, still.contiguous()):
+            x_seq = x.detach().requires_grad_()
+            y = layer(x_seq)
+            gradients += torch.autograd.grad((y * torch.arange(4).view(4, 1, 1, 1, 1)).square().sum(), x_seq)
+        torch.testing.assert_close(*gradients, msg=name)

@@ -5,6 +5,7 @@ from .backends import BACKENDS, canonical, choose_backend, chosen_backend
 from .derive import derive
 from .dynamics import Dynamics, Learned
 from .lags import fire_windowed, gradient_by_lag, lags_of
+from .layout import is_still
 from .norm import OfBatch, Running, SumOverRanks, scale_and_shift
 from .reference import unrolled
 from .running import track
@@ -26,6 +27,7 @@ __all__ = [
     "fire",
     "fire_windowed",
     "gradient_by_lag",
+    "is_still",
     "lags_of",
     "norm_and_fire",
     "norm_over_ranks",

@@ -24,9 +24,18 @@ def laid_out_like(frame: Tensor, y: Tensor) -> Tensor:
     return torch.empty_strided(frame.shape, frame.stride(), dtype=y.dtype, device=y.device).copy_(y)
 
 
+def is_still(x: Tensor) -> bool:
+    """Whether x [T, …] is one frame shown at every step (a view of stride 0), of which one computation serves all.
+
+    Its gradient is then the first step's alone, and goes on to the frame as it should. A leaf of the graph has no frame
+    behind it, and each step of it a gradient of its own.
+    """
+    return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
+
+
 def channels_last(x: Tensor) -> Tensor:
     """[T, N, C, *] with C fastest in the memory of each frame; x itself where it is so already."""
-    if x.stride(0) == 0 and x.shape[0] > 1:  # one frame for all steps stays one
+    if is_still(x):  # one frame for all steps stays one
         return channels_last(x[:1]).expand(x.shape)
     moved = x.movedim(2, -1)  # [T, N, *, C]
     return x if moved[0].is_contiguous() else moved.contiguous().movedim(-1, 2)
