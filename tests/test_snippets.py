@@ -1,13 +1,13 @@
 """Each fenced block of README.md and the guides does what it says; :mod:`tests.snippets` says how that is seen to.
 
-``SNIPPETS=full`` in the environment shortens no training and compares measured numbers too: CI does so once.
+``SNIPPETS=full`` in the environment shortens no training and compares measured numbers too.
 """
 
 import os
 
 import pytest
 
-from reproduction.commands import TRAIN, parsed
+from reproduction.commands import TRAIN, CommandError, parsed
 from tests.helpers import ROOT
 from tests.snippets import Block, blocks_of, check_bash, check_output, check_python, make_folder, run_block
 from tests.test_contributing import EXAMPLES
@@ -82,13 +82,13 @@ def test_blocks_are_found_with_what_stands_above_them():
         "python inference.py -calibrate",
         "python reproduce.py shows table1",
         "python reproduce.py show table99",
-        "python -m analysis.nothing",
-        "python -m analysis.gradient_flow -what",
+        "python -m figures.nothing",
+        "python -m figures.gradient_flow -what",
         "python there_is_none.py",
     ],
 )
 def test_a_command_that_is_wrong_is_found(text):
-    with pytest.raises((Exception, SystemExit)):
+    with pytest.raises((AssertionError, CommandError, SystemExit)):
         check_bash(text)
 
 
