@@ -13,7 +13,7 @@ dependencies = ["torch", "spikingjelly", "safetensors"]
 
 def pretrained(name: str) -> nn.Module:
     """A trained network by its name in ``zoo/README.md``, in evaluation mode."""
-    from deploy.pretrained import load_pretrained  # here: torch.hub.list has no use for it
+    from deploy.subject import load_pretrained  # here: torch.hub.list has no use for it
 
     return load_pretrained(name)
 

@@ -18,8 +18,7 @@ import torch
 from data import DataError, Task
 from models import STATISTICS, exchange_neurons, steps_known, use_statistics
 from settings.build import Batches, build_network, build_task, load_splits, place, start_state
-from settings.command_line import PROGRAM, read_options, runs_of
-from settings.notes import notes_of
+from settings.command_line import PROGRAM, notes_of, read_options, runs_of
 from settings.record import run_name
 from settings.resume import Resumed, changes_in_words, config_of, find_checkpoint
 from settings.training import Settings
@@ -33,8 +32,8 @@ from utils.distributed import Ranks
 from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
 from utils.exit import one_line_errors
 from utils.finite import NonFiniteLossError
+from utils.guard import RankLostError, naming_lost_ranks
 from utils.interrupt import Saver, Stopped, Watch, watched
-from utils.lost import RankLostError, naming_lost_ranks
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
 from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of, taken_back

@@ -206,6 +206,7 @@ def profile_network(
 
 
 def _synaptic_layer(name: str, module: nn.Conv2d | nn.Linear, tally: Tally, steps: int) -> SynapticLayer:
+    """A layer from what passed it in ``steps`` = samples × T; a ValueError if it cannot be counted."""
     kernel: tuple[int, int] | None = None
     stride, bias = 1, module.bias is not None
     if isinstance(module, nn.Conv2d):

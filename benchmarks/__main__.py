@@ -27,9 +27,8 @@ from utils.numerics import CUDNN
 from utils.run_dir import naming_disk
 
 from .against import main as time_against
-from .apart import apart
 from .cases import GROUPS, Scale
-from .measuring import Case, growth_verdict, memory_of, run_case
+from .measuring import Case, apart, growth_verdict, memory_of, run_case
 from .parity import check_parity
 from .plots import draw
 from .tables import busy_markdown, case_markdown, made_with, parity_markdown, run_markdown

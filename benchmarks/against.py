@@ -55,6 +55,11 @@ class Worker:
         self.answer()  # it is warm
 
     def answer(self) -> str:
+        """The next line that the process prints.
+
+        Raises:
+            UsageError: with its last words, if it has ended.
+        """
         line = cast(IO[str], self.process.stdout).readline()
         if not line:
             said = cast(IO[str], self.process.stderr).read().strip().splitlines()

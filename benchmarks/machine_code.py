@@ -101,6 +101,7 @@ class Launch:
         return fit * each / warps
 
     def _read(self, tool: str, option: str) -> str:
+        """What one of Triton's tools says of the machine code."""
         with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
             file.write(self.compiled.asm["cubin"])
             file.flush()

@@ -1,9 +1,11 @@
-"""One case: contenders that do the same work, measured in turn; and what the case of growth claims."""
+"""One case: contenders that do the same work, measured in turn, in a fresh process; what the case of growth claims."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +43,25 @@ class Case:
     warm_up: int = 1
     memory: bool = False
     per: str = ""
+
+
+def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Call ``function`` in a fresh process and wait for it; the future holds what it returned or raised.
+
+    No case inherits another's memory, threads or caches, or falls with it.
+    """
+    # a process forked from one that has looked for a GPU may not use it
+    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
+    if device.type != "cuda":
+        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.tables"])  # libraries loaded, nothing run
+    method = multiprocessing.get_start_method()
+    with ProcessPoolExecutor(1, mp_context=context, initializer=start_processes_by, initargs=(method,)) as pool:
+        return pool.submit(function, *args)
+
+
+def start_processes_by(method: str) -> None:
+    """Start the processes that this one needs in turn, to load data, as a training run starts them."""
+    multiprocessing.set_start_method(method, force=True)
 
 
 def run_case(case: Case, device: torch.device, cudnn: str = "deterministic", tf32: bool = False) -> dict[str, Any]:

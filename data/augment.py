@@ -1,4 +1,5 @@
-"""The paper's image augmentation, sample by sample: uint8 [C, H, W] → float32 [C, H, W], normalised.
+"""Augmentation, sample by sample: of images, uint8 [C, H, W] → float32 [C, H, W], normalised, as in the paper; and of
+event frames, float32 [T, C, H, W] → the same shape, all T frames moved alike.
 
 Every draw comes from torch's global CPU generator, which :class:`data.task.Split` keys by (seed, epoch, sample).
 """
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import AutoAugment, InterpolationMode, TrivialAugmentWide, v2
 
+NEAREST, BILINEAR = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
 CUTOUT_PROBABILITY = 0.5
 CUTOUT_AREA = (0.02, 0.4)  # of the image
 CUTOUT_ASPECT = (0.4, 2.5)  # height / width
@@ -60,7 +62,7 @@ def cifar_train(size: int, to_input: list[nn.Module], *, cutupmix_auto: bool) ->
     """Crop of a 4-pixel zero padding, Cutout, flip; for the rows marked * flip, TrivialAugmentWide, erasing 0.1."""
     flip = v2.RandomHorizontalFlip(0.5)
     if cutupmix_auto:
-        trivial = by_pillow(TrivialAugmentWide(interpolation=InterpolationMode.BILINEAR))
+        trivial = by_pillow(TrivialAugmentWide(interpolation=BILINEAR))
         return v2.Compose([flip, *trivial, *to_input, v2.RandomErasing(p=0.1)])
     return v2.Compose([v2.RandomCrop(size, padding=4), Cutout(), flip, *to_input])
 
@@ -75,4 +77,51 @@ def mixup_or_cutmix(num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor
     """Per batch mixup(0.2) or cutmix(1.0), each as likely: (x [N, C, H, W], labels [N]) → (x, soft labels [N, K])."""
     return v2.RandomChoice(
         [v2.MixUp(alpha=0.2, num_classes=num_classes), v2.CutMix(alpha=1.0, num_classes=num_classes)]
+    )
+
+
+# ---- event frames
+
+
+class RandomRoll(nn.Module):
+    """Shift frames [T, C, H, W] by up to ``pixels`` in y and x; what leaves on one side comes in on the other."""
+
+    def __init__(self, pixels: int):
+        super().__init__()
+        self.pixels = pixels
+
+    def forward(self, frames: Tensor) -> Tensor:
+        shifts = torch.randint(-self.pixels, self.pixels + 1, (2,)).tolist()
+        return frames.roll(shifts, dims=(-2, -1))
+
+
+def dvs_cifar10_train() -> nn.Module:
+    """The published code's for ``DVSCIFAR10``: flip, then rotation by up to 15°.
+
+    There the rotated frame grows to hold its corners (48 to 60 pixels), so that frames cannot be batched. Here it
+    keeps its size.
+    """
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), v2.RandomRotation(15, interpolation=NEAREST, expand=False)])
+
+
+def dvs_cifar10_pt_train() -> nn.Module:
+    """The published code's for ``DVSCIFAR10-pt``: flip, roll by up to 5 px, then nothing, a rotation or a shear.
+
+    After Li et al. (ECCV 2022), *Neuromorphic Data Augmentation*; rotation and shear by up to 30°, each as likely as
+    nothing.
+    """
+    rotate = v2.RandomRotation(30, interpolation=NEAREST, expand=False)
+    shear = v2.RandomAffine(0, shear=(-30, 30), interpolation=NEAREST)
+    one_of = v2.RandomChoice([nn.Identity(), rotate, shear])
+    return v2.Compose([v2.RandomHorizontalFlip(0.5), RandomRoll(5), one_of])
+
+
+def roll_rotate_or_shear() -> nn.Module:
+    """One of: roll by up to 5 px, rotation by up to 15°, shear by up to 8.5°; nothing is mirrored."""
+    return v2.RandomChoice(
+        [
+            RandomRoll(5),
+            v2.RandomRotation(15, interpolation=BILINEAR, expand=False),
+            v2.RandomAffine(0, shear=(-8.5, 8.5), interpolation=BILINEAR),
+        ]
     )

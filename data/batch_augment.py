@@ -44,6 +44,7 @@ class BatchTransform:
         return to_dtype(images, torch.float32, scale=True).sub_(mean).div_(std)  # v2.Normalize's own order
 
     def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Images uint8 [N, C, H, W], cropped, cut out and mirrored by draws [N, 9] → uint8 [N, C, H, W]."""
         N, C, H, W = images.shape
         u = draws.unbind(1)
         y = torch.arange(H, device=images.device).expand(N, H)  # [N, H]

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 from .task import draw_seed, keyed_rng
 
-EVALUATION = 0  # the epoch part of a key where nothing is drawn
+EVALUATION = 0  # the epoch in a key where nothing is drawn at random
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # mixup / cutmix on x [N, C, H, W] and its labels [N]
 

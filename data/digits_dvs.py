@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .augment import roll_rotate_or_shear
 from .description import described
 from .digits import digit_split, load_digit_images, test_few
-from .event_augment import roll_rotate_or_shear
 from .events import Events, integrate
 from .task import DataOptions, Split, Task
 

@@ -143,6 +143,11 @@ def refuse_bomb(path: Path, unpacked: int) -> None:
 
 
 def _check_member(archive: Path, name: str, *, is_link: bool) -> None:
+    """Refuse a member of an archive that is a link, or would be written outside its folder.
+
+    Raises:
+        DataError: naming the archive and the member.
+    """
     path = PureWindowsPath(name)  # takes both kinds of slash; an anchor is a root or a drive
     if path.anchor or ".." in path.parts:
         raise DataError(f"{archive} is refused: its member {name!r} would be written outside its folder")

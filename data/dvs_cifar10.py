@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .augment import dvs_cifar10_train
 from .description import described
 from .download import by_hand, fetch, safe_extract
-from .event_augment import dvs_cifar10_train
 from .events import DVS128, integrate, read_aedat2
-from .frames import build_aside, cached_frames, count_in_words, resize
+from .frames import cached_frames, count_in_words, resize
 from .home import find_home, holds
 from .made_up_events import write_dvs_cifar10
+from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
 
 HOME = "DVSCIFAR10"  # its folder

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .augment import dvs_cifar10_pt_train
 from .description import described
 from .dvs_cifar10 import CLASSES, OFFICIAL_COUNTS, SIZE
-from .event_augment import dvs_cifar10_pt_train
-from .frames import build_aside, count_in_words, resize_nearest
+from .frames import count_in_words, resize_nearest
 from .home import find_home
 from .made_up_events import write_dvs_cifar10_pt
+from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
 
 

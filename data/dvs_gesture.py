@@ -13,9 +13,10 @@ from tqdm import tqdm
 from .description import described
 from .download import by_hand, fetch, safe_extract
 from .events import DVS128, integrate, read_aedat3, read_npz
-from .frames import build_aside, cached_frames, count_in_words
+from .frames import cached_frames, count_in_words
 from .home import find_home, holds
 from .made_up_events import write_dvs_gesture_events
+from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
 
 GESTURES = (  # as the archive numbers them, from 1; a clip's folder is that number − 1

@@ -150,6 +150,11 @@ def integrate(events: Events, T: int, size: int, source: str | Path) -> np.ndarr
 
 
 def _read(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
@@ -157,4 +162,5 @@ def _read(path: Path) -> bytes:
 
 
 def _events(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Events:
+    """The arrays in the types of SpikingJelly's readers."""
     return {"t": t.astype(np.int64), "x": x.astype(np.int16), "y": y.astype(np.int16), "p": p.astype(np.int8)}

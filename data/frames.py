@@ -6,7 +6,6 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,35 +15,11 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from tqdm import tqdm
 
-from .scratch import scratch_folder
+from .scratch import build_aside
 from .task import DataError
 
 SUMS = "checksums.npy"  # of each sample, uint32 [M]: CRC-32
 BILINEAR, NEAREST = InterpolationMode.BILINEAR, InterpolationMode.NEAREST_EXACT
-
-
-@contextmanager
-def build_aside(target: Path) -> Iterator[Path]:
-    """Build a folder under a temporary name beside ``target``; it takes its place only when it is whole.
-
-    Several processes may build at once: each builds its own, the first to finish takes the place.
-
-    Yields:
-        Where to make the folder; its parent exists, and whatever else is put there is thrown away.
-
-    Raises:
-        DataError: if it cannot be written.
-    """
-    try:
-        with scratch_folder(target.parent) as scratch:
-            yield scratch / target.name
-            try:
-                (scratch / target.name).rename(target)
-            except OSError:
-                if not target.is_dir():  # otherwise another process was first, with the same content
-                    raise
-    except OSError as error:
-        raise DataError(f"{target} cannot be built ({error})") from error
 
 
 def cached_frames(
@@ -122,6 +97,11 @@ def _write(path: Path, samples: Iterator[np.ndarray], shape: tuple[int, ...], dt
 
 
 def _open(path: Path) -> np.ndarray:
+    """An array on disk, mapped into memory.
+
+    Raises:
+        DataError: if it is broken.
+    """
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:
@@ -129,6 +109,11 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _load(path: Path, index: int) -> Tensor:
+    """One sample's frames, float32 [T, 2, size, size].
+
+    Raises:
+        DataError: if its checksum is another.
+    """
     frames = _open(path)[index]
     if zlib.crc32(frames.tobytes()) != _open(path.with_name(SUMS))[index]:
         raise DataError(

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .made_up_events import CLASSES
+
 
 def class_images(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Noise around a colour of the class's own, uint8 [M, 3, size, size]."""
@@ -39,8 +41,7 @@ def write_cifar10(root: Path, per_batch: int = 20, test: int = 20) -> Path:
     for number in range(1, 6):
         write_batch(folder / f"data_batch_{number}", per_batch, 10, "labels", number)
     write_batch(folder / "test_batch", test, 10, "labels", 6)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names, "num_vis": 3072}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [*CLASSES], "num_vis": 3072}))
     return folder
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from .task import DataError
+
 MARK = ".making-"
 
 
@@ -47,3 +49,27 @@ def remove_abandoned(parent: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink()
+
+
+@contextmanager
+def build_aside(target: Path) -> Iterator[Path]:
+    """Build a folder under a temporary name beside ``target``; it takes its place only when it is whole.
+
+    Several processes may build at once: each builds its own, the first to finish takes the place.
+
+    Yields:
+        Where to make the folder; its parent exists, and whatever else is put there is thrown away.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    try:
+        with scratch_folder(target.parent) as scratch:
+            yield scratch / target.name
+            try:
+                (scratch / target.name).rename(target)
+            except OSError:
+                if not target.is_dir():  # otherwise another process was first, with the same content
+                    raise
+    except OSError as error:
+        raise DataError(f"{target} cannot be built ({error})") from error

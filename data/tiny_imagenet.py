@@ -172,6 +172,11 @@ def decode(files: list[str], index: int) -> Tensor:
 
 
 def _text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        DataError: if it is none.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

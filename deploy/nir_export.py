@@ -98,6 +98,11 @@ def write_nir(graph: nir.NIRGraph, path: Path) -> None:
 
 
 def _refuse(name: str, module: nn.Module) -> None:
+    """Refuse a layer that NIR cannot express, as far as its kind and settings tell.
+
+    Raises:
+        NotInNIRError: naming the layer, and what to do.
+    """
     if isinstance(module, BatchNorm2d) and module.statistics == "per_step":
         raise NotInNIRError(
             f"layer {name}: NIR has one set of weights for all steps, and no batch norm with statistics of each; "

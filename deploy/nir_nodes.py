@@ -46,6 +46,11 @@ class GraphBuilder:
         }
 
     def build(self) -> nir.NIRGraph:
+        """The whole graph.
+
+        Raises:
+            NotInNIRError: naming the first layer or operation that NIR cannot express.
+        """
         for node in self.traced.graph.nodes:
             if node.op == "placeholder":
                 self.add("input", nir.Input(np.array(shape_of(node))), node)
@@ -60,6 +65,7 @@ class GraphBuilder:
         return nir.NIRGraph(self.nodes, self.edges, {"dt": self.dt})
 
     def layer(self, node: fx.Node) -> None:
+        """Hand a layer to the rule for its kind."""
         module, name = self.module(node), str(node.target).removeprefix("net.")
         rule = next((rule for kind, rule in self.rules.items() if isinstance(module, kind)), None)
         if rule is None:
@@ -70,7 +76,7 @@ class GraphBuilder:
         return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def add(self, name: str, node: nir.NIRNode, traced: fx.Node, sources: list[str] | None = None) -> None:
-        """A node behind ``sources``; None for those of what the traced node reads."""
+        """Add a node behind ``sources``; None for the nodes of what the traced node reads."""
         self.nodes[name] = node
         if sources is None:
             sources = [source for before in traced.all_input_nodes for source in self.outputs[before]]
@@ -78,6 +84,7 @@ class GraphBuilder:
         self.outputs[traced] = [name]
 
     def skip(self, name: str, module: nn.Module, node: fx.Node) -> None:
+        """A layer that changes nothing in evaluation: what it reads goes on."""
         before = node.all_input_nodes[0]
         self.outputs[node] = self.outputs[before]
         if before in self.pools:
@@ -131,6 +138,7 @@ class GraphBuilder:
         self.add(name, conv_node(shape_of(node.all_input_nodes[0]), module.weight, bias, module), node)
 
     def norm(self, name: str, module: nn.BatchNorm2d, node: fx.Node) -> None:
+        """Fold a batch norm into the convolution before it; behind a sum it becomes a 1×1 convolution."""
         scale, shift = affine_of(name, module)
         before = node.all_input_nodes[0]
         conv = self.module(before)
@@ -177,6 +185,7 @@ class GraphBuilder:
         self.add(name, nir.Flatten(np.array(shape), -len(shape), -1), node)  # readers count from the front differently
 
     def linear(self, name: str, module: nn.Linear, node: fx.Node) -> None:
+        """A linear layer, with the adaptive pool before it, if there is one, folded in."""
         weight = module.weight
         if node.all_input_nodes[0] in self.pools:
             before, A = self.pools[node.all_input_nodes[0]]

@@ -14,11 +14,13 @@ from data import Task
 from data.task import Split
 from neurons import HARD_RESET
 from settings.build import Batches
+from settings.inference import inference_parser, settle
 from settings.rebuild import build_again
 from settings.training import names_given_to
-from utils.checkpoint import put_weights
+from utils.checkpoint import put_weights, read_checkpoint
 from utils.engine import evaluate, naming_memory
 from utils.loss import build_loss
+from utils.zoo import PREFIX, entry_of
 
 from .conversion import Score, lif_twin
 from .running_statistics import choose_statistics, columns_of, note_on_length, take_again, with_each, words_of
@@ -88,6 +90,23 @@ def build_network(
     if as_itself:
         return net
     return lif_twin(net, run.v_reset, own_tau if run.trained_with == "PLIF" else run.tau)
+
+
+def load_pretrained(name: str) -> nn.Module:
+    """A network of the zoo in evaluation mode, without its data: x_seq [T, N, C, H, W] → logits [T, N, K].
+
+    Args:
+        name: as ``zoo/README.md`` lists them.
+
+    Raises:
+        CheckpointError: if there is none of that name, or its file is damaged.
+    """
+    address = f"{PREFIX}{name}"
+    checkpoint, parser = read_checkpoint(address), inference_parser()
+    run = settle(parser, parser.parse_args(["-resume", address]), checkpoint, None)
+    net = build_network(run, checkpoint, entry_of(name)["shape"], own_tau=None).eval()
+    choose_statistics(net, run)
+    return net
 
 
 def settle_statistics(subject: Subject, net: nn.Module, retaken: Split | None) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from neurons import TAU, build_neuron, unknown
 
-from .chain import snn5, snn5_noAP, vggsnn
+from .chain import mlp3, snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
-from .mlp import SpikingMLP
 from .plif_net import plif_fashion, plif_fashion_32
 from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
@@ -56,7 +55,7 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "plif_fashion_32": plif_fashion_32,
     "spike_driven_transformer": spike_driven_transformer,
     "spike_driven_transformer_2_512": spike_driven_transformer_2_512,
-    "mlp3": partial(SpikingMLP, (128, 128)),
+    "mlp3": mlp3,
 }
 PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
 

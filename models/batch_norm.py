@@ -69,6 +69,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         return y
 
     def _by_batch_statistics(self, x: Tensor) -> Tensor:
+        """x [T, N, C, H, W], or one step [N, C, H, W], normalised by its own statistics; the running ones follow."""
         if self.step_mode == "s":
             y, mean, var = self._normalise(x)
             self._update(mean[None], var[None])
@@ -92,6 +93,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         return y, mean, var
 
     def _over_ranks(self, x: Tensor, sum_over_ranks: ops.SumOverRanks) -> Tensor:
+        """The same for this process's share of a batch, by the statistics of the whole batch."""
         steps = x
         if self.step_mode == "s":
             steps = x[None]  # [N, C, H, W] → [1, N, C, H, W]
@@ -106,6 +108,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         return y.view_as(x) if once else y.expand(x.shape)
 
     def _by_running_statistics(self, x: Tensor) -> Tensor:
+        """The same by running statistics, which stay as they are."""
         if self.statistics == "shared":
             if self.step_mode == "s":
                 return super().forward(x)

@@ -1,4 +1,4 @@
-"""Plain chains of conv – norm – neuron blocks: the paper's small snn5 networks, and VGGSNN (Deng et al. 2022)."""
+"""Plain chains of blocks: the paper's small snn5 networks, VGGSNN (Deng et al. 2022), and fully connected layers."""
 
 from __future__ import annotations
 
@@ -67,6 +67,26 @@ class SpikingChain(SpikingNetwork):
         return self.classifier(self.dropout(self.flatten(x)))  # [T, N, C, H, W] → [T, N, C·H·W] → [T, N, K]
 
 
+class SpikingMLP(SpikingChain):
+    """linear – norm – neuron blocks over all pixels at once, then dropout and one linear layer.
+
+    A linear layer is a 1×1 convolution of maps of 1×1 here: what is known of convolutions, norms and neurons
+    (per-step statistics, conversion, energy) holds for it too.
+
+    Args:
+        widths: neurons in each hidden layer.
+        parts: how to make neurons, norms and dropouts.
+        num_classes: K. in_channels: C. input_size: H = W.
+    """
+
+    def __init__(self, widths: tuple[int, ...], parts: Parts, num_classes: int, in_channels: int, input_size: int):
+        shapes = tuple((width, 1, 1, 0) for width in widths)
+        super().__init__(shapes, parts, num_classes, in_channels * input_size**2, 1)
+
+    def run(self, x: Tensor) -> Tensor:
+        return super().run(x.flatten(-3)[..., None, None])  # [T, N, C, H, W] → [T, N, C·H·W, 1, 1] → [T, N, K]
+
+
 def conv3(channels: int) -> Shape:
     return channels, 3, 1, 1
 
@@ -85,3 +105,4 @@ vggsnn = partial(
         *(conv3(512), conv3(512), POOL),
     ),
 )
+mlp3 = partial(SpikingMLP, (128, 128))

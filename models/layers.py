@@ -48,7 +48,7 @@ HOOKS = (
 
 
 def is_heard(layer: nn.Module) -> bool:
-    """Whether somebody listens to a layer, or to every layer, or put in another forward: it is then to be called."""
+    """Whether a layer has hooks, or every module has, or its forward was replaced: then it must be called itself."""
     return (
         "forward" in vars(layer)
         or any(getattr(layer, name) for name in HOOKS[:4])
@@ -80,6 +80,11 @@ class Conv2d(layer.Conv2d):
         return any(size < max(p, s) for size, p, s in zip(x.shape[-2:], padding, self.stride, strict=True) if p > 0)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """[T, N, C, H, W], or one step [N, C, H, W] → its convolution, in the precision of x and weight.
+
+        Raises:
+            ValueError: if a sequence has other dimensions.
+        """
         if self.step_mode == "s":
             return self._conv_forward(x, weight, bias)
         if x.dim() != 5:

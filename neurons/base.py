@@ -13,9 +13,8 @@ from .memory import Memory
 from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend, fire, fire_windowed, norm_and_fire
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
-from .ops.returned import PLAIN, checked_width, plain_setting
+from .ops.returned import PLAIN, as_current, checked_width, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
-from .precision import as_current
 
 OVER_SEQUENCES = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
@@ -201,6 +200,7 @@ class SpikingNeuron(Memory):
         return self._fire(x_seq, (), last=False)[0]
 
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Input current [T, N, *] → spikes [T, N, *], and the last states [N, *] if ``last`` asks for them."""
         dynamics, x_seq = self.dynamics(), as_current(x_seq)
         if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
             return fire_windowed(x_seq, self.table(dynamics), states, dynamics, self.bptt_k)

@@ -1,15 +1,16 @@
-"""PSN: the parallel spiking neuron (Fang et al., NeurIPS 2023), SpikingJelly's node."""
+"""PSN: the parallel spiking neuron (Fang et al., NeurIPS 2023), SpikingJelly's node, in float32 as ours are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from spikingjelly.activation_based import neuron
 from torch import Tensor
 
-from .precision import check_sequence, check_steps, in_float32
+from .ops.returned import as_current
 from .surrogate import spike_function
 
 
@@ -35,7 +36,9 @@ class PSN(neuron.PSN):
         alpha: float = 1.0,
     ):
         spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
-        super().__init__(check_steps("PSN", T), surrogate_function=spike)
+        if T is None:
+            raise ValueError("PSN has weights for each time step: it needs T")
+        super().__init__(T, surrogate_function=spike)
 
     @classmethod
     def takes(cls, option: str) -> bool:
@@ -43,11 +46,15 @@ class PSN(neuron.PSN):
         return option in ("T", "surrogate", "alpha")
 
     def forward(self, x_seq: Tensor) -> Tensor:
-        """Input current [T, N, *] → spikes [T, N, *]."""
-        check_sequence("PSN", self.T, x_seq)
-        return in_float32(self._fire, x_seq)
+        """Input current [T, N, *] → spikes [T, N, *] of its dtype, computed in float32 whatever autocast says."""
+        if x_seq.shape[0] != self.T:
+            raise ValueError(f"PSN was built for T = {self.T}, and the sequence has {x_seq.shape[0]} steps")
+        x_seq, device = as_current(x_seq), x_seq.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            return self._fire(x_seq.to(torch.promote_types(x_seq.dtype, torch.float32))).to(x_seq.dtype)
 
     def _fire(self, x_seq: Tensor) -> Tensor:
+        """Input current [T, N, *], float32 or better → spikes; the last one is NaN where h is not finite."""
         frames = x_seq.unsqueeze(-1).flatten(1)  # of [T] too
         h = torch.addmm(self.bias, self.weight, frames).view(x_seq.shape)  # h − V_th
         spikes = self.surrogate_function(h)

@@ -110,6 +110,7 @@ def is_numbers(value: Any) -> bool:
 
 
 def is_seeds(value: Any) -> bool:
+    """Whether it is a list of different whole numbers, 0 or more."""
     return (
         isinstance(value, list)
         and bool(value)

@@ -133,6 +133,7 @@ class Results:
         return self._of_training(run, seeds) if run.command.trains else self._of_evaluations(run, seeds)
 
     def _of_training(self, run: Run, seeds: Sequence[int]) -> Outcome:
+        """What there is of a training run: its folder where that is finished, else its line of the evidence."""
         notes, done = [], {}
         for seed in seeds:
             trained, kept = self.trained(run, seed), self.kept.get(self.key(run, seed))
@@ -164,6 +165,7 @@ class Results:
         )
 
     def _of_evaluations(self, run: Run, seeds: Sequence[int]) -> Outcome:
+        """What there is of a run that trains nothing; one that reads no training run has one seed."""
         assert run.command is not None
         values: dict[str, list[float]] = {}
         notes, done = [], {}

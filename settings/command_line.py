@@ -1,17 +1,18 @@
-"""The command line of train_BPTT.py: from words to the settings of each run."""
+"""The command line of train_BPTT.py: from words to the settings of each run, and what is to be said of these."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from models import published_norm
-from neurons import DECAYING, HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES
+from neurons import DECAYING, HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES, taking
 from neurons.ops import canonical
 from utils.cli import OneLineParser, exchange_of
 from utils.loss import LOSSES
+from utils.optim import KEPT, SCHEDULES
 
 from .option import Option
 from .record import read_config, words_of
@@ -133,3 +134,27 @@ def check_switch(args: argparse.Namespace, refuse: Callable[[str], NoReturn]) ->
             refuse(f"-{name} works with {' and '.join(DECAYING)}, and -switch_neuron goes over to {other}")
     if epoch >= args.epochs:
         refuse(f"-switch_neuron {args.switch_neuron}: -epochs {args.epochs} end before that; they count from 0")
+
+
+def notes_of(s: Settings) -> Iterator[str]:
+    """A line for each setting that does less than it seems to, for the heading of a run."""
+    if s.lr_scheduler == "CosALR" and s.epochs < s.T_max:
+        yield f"-epochs {s.epochs} ends before -T_max {s.T_max}: the learning rate does not reach its lowest"
+    for name, why in idle(s):
+        if getattr(s, name) != DEFAULTS[name]:
+            yield f"-{name} {getattr(s, name)} changes nothing: {why}"
+
+
+def idle(s: Settings) -> Iterator[tuple[str, str]]:
+    """Names of settings that nothing reads, given the others, and why."""
+    if "momentum_buffer" not in KEPT[s.opt]:
+        yield "momentum", f"-opt {s.opt} has none of its own to set"
+    for name in names_given_to("schedule"):
+        if name not in SCHEDULES[s.lr_scheduler][1]:
+            yield name, f"-lr_scheduler {s.lr_scheduler} has no use for it"
+    if s.lr_scheduler == "CosALR" and not s.warmup_epochs:
+        yield "warmup_lr", "there are no -warmup_epochs"
+    neurons = {s.neuron, *([exchange_of(s.switch_neuron)[1]] if s.switch_neuron else [])}
+    for name in ("tau", "surrogate", "alpha"):
+        if not neurons & {*taking(name)}:
+            yield name, f"{s.neuron} has no use for it"

@@ -199,6 +199,11 @@ def run_folder(out_dir: Path) -> Path:
     return folder
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def weights_in(path: Path) -> dict[str, Tensor]:
     """The network of a checkpoint."""
     return torch.load(path, weights_only=True)["net"]

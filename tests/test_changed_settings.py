@@ -25,7 +25,7 @@ from settings.resume import (
     newest_of_this_run,
 )
 from settings.training import OPTIONS, Settings
-from tests.helpers import ROOT, assert_refused, rows_of, run_training
+from tests.helpers import ROOT, assert_refused, contents, rows_of, run_training
 from utils.checkpoint import CheckpointError
 from utils.cli import UsageError
 from utils.distributed import Ranks
@@ -79,10 +79,6 @@ def trained(tmp_path_factory):
 def run(trained, tmp_path):
     """A copy of it."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("options", CHANGED)

@@ -11,6 +11,7 @@ import torch
 from deploy import table8
 from deploy.conversion import FIXED_RESETS, Score, calibrate, lif_checkpoint, lif_twin, neuron_layers, sweep
 from models import build_model
+from tests.fixtures_inference import LAYERS
 from tests.golden import fill_, normal, read_golden
 from tests.test_golden import build, input_and_labels
 from utils.checkpoint import load_weights, save_checkpoint
@@ -19,7 +20,6 @@ from utils.loss import bptt_loss
 GOLDEN = read_golden("networks")
 # tests/test_golden.py runs ResNet-101 as LIF, too; once is enough
 CASES = [case for case in GOLDEN if "-CLIF-" in case and "resnet101" not in case]
-LAYERS = [f"features.{i}.act" for i in range(5)]  # of snn5_noAP
 
 
 def trained_as(golden):

@@ -1,4 +1,4 @@
-"""Downloads from a server of our own, and archives: verified, whole, and inside their folder, or refused."""
+"""Where data is: downloads from a server of our own, archives, and folders one level too deep or too shallow."""
 
 import functools
 import hashlib
@@ -13,9 +13,12 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
+from data import DATASETS, DataError, build_dataset, describe
 from data.cifar import read_cifar
 from data.download import fetch, safe_extract
-from tests.fixtures_images import error_of, write_cifar10
+from data.home import find_home, holds
+from data.made_up_images import write_cifar10
+from tests.fixtures_images import error_of
 
 
 @pytest.fixture
@@ -140,3 +143,46 @@ def test_unpacking_overwrites_nothing(tmp_path):
     (tmp_path / "top" / "more.txt").write_text("mine")
     assert "in the way" in error_of(safe_extract, archive, tmp_path)
     assert (tmp_path / "top" / "more.txt").read_text() == "mine"
+
+
+# -- a -data_dir that is one level too deep or too shallow, by the one rule for all sets
+
+
+WITH_FILES = [name for name in DATASETS if describe(name).write]
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_one_level_too_deep_or_too_shallow(tmp_path, name):
+    right = tmp_path / "a" / "sets"
+    describe(name).write(right, 2)
+    (deep,) = right.iterdir()
+    found = [build_dataset(name, data_dir, T=2, download=False) for data_dir in (right, deep, right.parent)]
+    assert len({(task.convention, len(task.train), len(task.test)) for task in found}) == 1
+    assert [path.name for path in right.iterdir()] == [deep.name]  # what is kept of them is kept in one place
+
+
+def test_the_right_place_comes_first_and_the_archive_is_looked_for_likewise(tmp_path):
+    broken = tmp_path / "cifar-10-batches-py"
+    write_cifar10(tmp_path / "copy")
+    write_cifar10(tmp_path)
+    (broken / "data_batch_1").unlink()
+    with pytest.raises(DataError, match="data_batch_1"):
+        build_dataset("cifar10", tmp_path, download=False)
+    (tmp_path / "other" / "sets").mkdir(parents=True)
+    archive = tmp_path / "other" / "sets" / "cifar-100-python.tar.gz"
+    archive.touch()
+    with pytest.raises(DataError, match=f"{archive} is broken"):
+        build_dataset("cifar100", tmp_path / "other", download=False)
+
+
+def test_order_and_what_is_said_where_there_is_none(tmp_path):
+    folders = ["Set/raw", "set"]
+    assert find_home(tmp_path, folders, holds("x")) == tmp_path / "Set/raw"
+    assert find_home(tmp_path / "none", folders, holds("x")) == tmp_path / "none/Set/raw"
+    seen = []
+    (tmp_path / "b").mkdir()
+    find_home(tmp_path, folders, lambda path: bool(seen.append(path.relative_to(tmp_path))))
+    (tmp_path / "b/c/set").mkdir(parents=True)
+    (tmp_path / "b/c/set/x").touch()
+    assert find_home(tmp_path, folders, holds("x")) == tmp_path / "Set/raw"  # two levels down is not searched
+    assert seen == [Path(path) for path in ("Set/raw", "set", "raw", "", "", "b/Set/raw", "b/set")]

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from data import DataError
-from data.event_augment import dvs_cifar10_pt_train, dvs_cifar10_train, roll_rotate_or_shear
-from data.frames import build_aside, cached_frames, resize, resize_nearest
+from data.augment import dvs_cifar10_pt_train, dvs_cifar10_train, roll_rotate_or_shear
+from data.frames import cached_frames, resize, resize_nearest
+from data.scratch import build_aside
 from data.task import keyed_rng
 from tests.fixtures_dvs import refused
 

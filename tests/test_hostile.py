@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from data.made_up_images import write_cifar10
 from settings.command_line import training_parser
+from tests.fixtures_images import QUICK
 from tests.helpers import ENVIRONMENT, assert_refused, run_folder, run_training
 from tests.test_hostile_events import with_entry
 from utils.checkpoint import CheckpointError, read_checkpoint
@@ -20,7 +21,6 @@ from utils.cli import UsageError
 from utils.distributed import Ranks
 from utils.resume import is_whole
 
-QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
 TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
 

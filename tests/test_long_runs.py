@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.frames import build_aside, cached_frames
-from data.scratch import scratch_folder
+from data.frames import cached_frames
+from data.scratch import build_aside, scratch_folder
 from tests.fixtures_images import write_cifar10
 from tests.helpers import (
     SCRIPT,

@@ -5,6 +5,7 @@ import torch
 from spikingjelly.activation_based import functional
 
 from neurons import LIF, SpikingNeuron, build_neuron, lif_step
+from neurons.surrogate import SURROGATES, spike_function
 from tests.golden import read_golden
 from tests.test_states import BACKENDS, CASES, current
 
@@ -172,3 +173,23 @@ def test_a_neuron_without_states_runs_in_every_way(dtype):
         assert torch.equal(y, (x >= 1).to(dtype))
     step_by_step = threshold(step_mode="s")
     assert torch.equal(torch.stack([step_by_step(c) for c in x]), (x >= 1).to(dtype))
+
+
+# -- the spike itself, where random inputs never come: at the threshold to the last bit
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_zero_fires_and_what_is_below_does_not(surrogate):
+    below = -torch.finfo(torch.float32).tiny
+    assert spike_function(surrogate)(torch.tensor([0.0, -0.0, below])).tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m reference", "m c", "m torch", "m compile"])
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
+def test_a_membrane_at_the_threshold_fires(name, step_mode):
+    """u[0] = 1 = V_th fires, whatever computes it; one rounding less does not."""
+    mode, _, backend = step_mode.partition(" ")
+    neuron = build_neuron(name, step_mode=mode, backend=backend or "auto")
+    c = torch.tensor([1.0, 1 - 2**-24])  # [N]
+    spikes = neuron(c) if mode == "s" else neuron(c[None])[0]
+    assert spikes.tolist() == [1, 0]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from tests.helpers import assert_refused, run_training, weights_in
-from utils.lamb import LAMB
-from utils.optim import build_schedule
+from utils.optim import LAMB, build_schedule
 
 STEPS = 5
 

@@ -1,10 +1,11 @@
-"""Who waits sees how far it has come: a bar on a terminal, a line a minute in a log file."""
+"""Who waits sees how far a run has come: a bar on a terminal, a line a minute in a log file, and curves.png."""
 
 import io
 import re
 import subprocess
 import sys
 
+import matplotlib.figure
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from neurons import build_neuron
 from tests.helpers import ENVIRONMENT, SCRIPT, TIMEOUT
 from utils import progress
 from utils.checkpoint import read_checkpoint
+from utils.curves import best_epoch, draw_curves
 from utils.engine import TrainState, evaluate, train_one_epoch
 
 CPU = torch.device("cpu")
@@ -89,3 +91,38 @@ def test_a_reader_that_leaves_ends_the_run_in_one_line(tmp_path):
     assert said == "train_BPTT.py: stopped: nobody reads what it prints; what was saved is kept\n"
     for checkpoint in (tmp_path / "logs/a").glob("checkpoint_*.pth"):
         assert read_checkpoint(checkpoint)["epoch"] < 199
+
+
+# -- the picture of a run
+
+
+def rows_of(*bests):
+    return [
+        {"epoch": epoch, "lr": 0.1, "train_loss": 1.0, "train_acc": 50.0, "test_loss": 1.0, "test_acc": 50.0}
+        | {"best_test_acc": best}
+        for epoch, best in enumerate(bests)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bests", "expected"),
+    [((50.0,), (0, 50.0)), ((50.0, 60.0, 60.0), (1, 60.0)), ((70.0, 70.0), (0, 70.0)), ((70.0, 60.0, 60.0), (1, 60.0))],
+)
+def test_best_epoch_is_the_last_that_changed_the_best(bests, expected):
+    """With -val_split the test accuracy of a better epoch may be the lower one."""
+    assert best_epoch(rows_of(*bests)) == expected
+
+
+def test_title_learning_rate_and_best_epoch_are_shown(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path, **_: seen.append(figure))
+    (tmp_path / "my_run").mkdir()
+    draw_curves(rows_of(50.0, 60.0, 60.0), tmp_path / "my_run" / "curves.png")
+    (figure,) = seen
+    loss, accuracy, rate = figure.axes
+    assert figure.get_suptitle() == "my_run"
+    assert (loss.get_ylabel(), accuracy.get_ylabel(), rate.get_ylabel()) == ("loss", "accuracy (%)", "learning rate")
+    assert rate.lines[0].get_ydata().tolist() == [0.1] * 3
+    for axes in figure.axes:
+        assert [line.get_label() for line in axes.lines][-1] == "best: epoch 1, 60.00%"
+        assert list(axes.lines[-1].get_xdata()) == [1, 1]

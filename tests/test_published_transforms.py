@@ -15,11 +15,10 @@ from torchvision import transforms as v1
 from torchvision.transforms import AutoAugment, InterpolationMode, TrivialAugmentWide, v2
 
 from data import DATASETS, Task, build_dataset
-from data.augment import CUTOUT_AREA, CUTOUT_ASPECT, CUTOUT_PROBABILITY, Cutout
+from data.augment import CUTOUT_AREA, CUTOUT_ASPECT, CUTOUT_PROBABILITY, Cutout, RandomRoll
 from data.digits import MEAN, STD
 from data.digits_seq import BLACK, PieceByPiece, ShownBatch
 from data.digits_seq import STD as SEQ_STD
-from data.event_augment import RandomRoll
 from data.made_up_images import write_idx
 from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
 from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet

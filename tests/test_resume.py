@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.fixtures_images import write_cifar10
-from tests.helpers import TIMING, assert_refused, assert_same, rows_of, run_training, weights_in
+from tests.helpers import TIMING, assert_refused, assert_same, contents, rows_of, run_training, weights_in
 
 EPOCHS = 3
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 8 -T_max 5 -lr 0.05 -no_download".split()  # noqa: SIM905
@@ -113,10 +113,6 @@ def test_log_ahead_of_the_checkpoint(train, whole, checkpoint):
     assert_same_run(folder, whole("resident"))
     board = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [point.step for point in board.Scalars("train_loss")] == list(range(EPOCHS))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("epochs", [1, EPOCHS])

@@ -13,14 +13,12 @@ from models import build_model
 from settings.command_line import read_options, runs_of
 from settings.record import run_name
 from tests.fixtures_dvs import write_dvs_cifar10_pt
-from tests.fixtures_images import CPU, write_cifar10, write_tiny_imagenet
+from tests.fixtures_images import CPU, QUICK, write_cifar10, write_tiny_imagenet
 from tests.helpers import ROOT, SAVED, assert_same, rows_of, run_folder, run_training, weights_in
 from utils.checkpoint import load_weights
 from utils.engine import evaluate
 from utils.loss import bptt_loss
 from utils.seeding import seed_all
-
-QUICK = ["-dataset", "cifar10", "-model", "snn5_noAP", "-epochs", "1", "-T", "2", "-b", "8", "-no_download"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# what the names of the columns that were evaluated with these running statistics end with
+# kind of running statistics → suffix of the columns of metrics.jsonl that were evaluated with it
 COLUMN = {"shared": "", "per_step": "_per_step"}
 LINES = (("train", "shared", "--"), ("val", "shared", ":"), ("test", "shared", "-"), ("test", "per_step", "-."))
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .cli import UsageError
-from .guard import Guard
-from .lost import RankLostError, naming_lost_ranks, reason, without_traces
+from .guard import Guard, RankLostError, naming_lost_ranks, reason, without_traces
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 MEETING = timedelta(seconds=60)  # until all ranks are there; torchrun starts them together

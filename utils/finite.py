@@ -21,7 +21,7 @@ class NonFiniteLossError(Exception):
 
 
 def tensors_of(net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[tuple[str, Tensor]]:
-    """Weights, buffers and what an optimiser keeps, as far as they are fractions, each with its name."""
+    """Weights, buffers and what an optimiser keeps, as far as they are floating-point numbers, each with its name."""
     weights = dict(net.named_parameters())
     for name, tensor in (*weights.items(), *net.named_buffers()):
         if tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""A rank's guard: ends it where nobody else would, when its launcher has died or what it waits for never returns."""
+"""Where another rank, or the launcher, is lost: one line that says so, and no wait that lasts for ever."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch.distributed as dist
 
 LOOK = 1.0  # seconds between two looks
 GRACE = 15.0  # seconds that a wait may last beyond its own limit; torchrun kills a rank 30 s after it told it to end
@@ -81,3 +83,46 @@ class Guard:
             self._waits.pop()
             if self._waits:
                 self._waits[-1] = time.monotonic()
+
+
+class RankLostError(Exception):
+    """Another rank has died or fallen silent: one line."""
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Turn what a dead or silent rank does to those that wait for it into :class:`RankLostError`."""
+    try:
+        yield
+    except dist.DistError as error:
+        raise RankLostError(lost(error)) from None
+    except RuntimeError as error:  # gloo's, and those that pass through autograd
+        if not dist.is_initialized() or not any(
+            word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out", "socket")
+        ):
+            raise
+        raise RankLostError(lost(error)) from None
+
+
+def lost(error: Exception) -> str:
+    return f"another rank has died or cannot be reached ({reason(error)}); resume with -resume auto"
+
+
+def reason(error: Exception) -> str:
+    """The first line of torch's message, without the place in its source."""
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line.rpartition("] ")[2].removesuffix(".")[:100]
+
+
+@contextmanager
+def without_traces() -> Iterator[None]:
+    """Keep from stderr what torch's C++ says of a lost connection, in traces; the caller says it in one line."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

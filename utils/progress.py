@@ -15,7 +15,7 @@ LINE_SECONDS = 60.0
 
 
 class Lines:
-    """What tqdm shows, as lines for a file; it knows of tqdm what is used here."""
+    """What tqdm shows, as lines for a file: the part of its interface that is used here."""
 
     def __init__(self, batches: Batches, title: str, total: int, start: int, unit: str):
         self.batches, self.title, self.total, self.unit = batches, title, total, unit

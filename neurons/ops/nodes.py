@@ -96,6 +96,8 @@ def refuse_batches(backend: str, grads: Sequence[Tensor | None]) -> None:
 
 
 class Fire(torch.autograd.Function):
+    """Input current [T, …] → spikes [T, …]; the last states […], if asked for; what the back end saves."""
+
     @staticmethod
     def forward(ctx: Any, declared, dynamics, backend, last, x, table, scale, shift, *states):
         train = any(ctx.needs_input_grad)
@@ -137,6 +139,8 @@ def fire_gradients(ctx: Any, grads: Any, run: Any, dynamics: Any) -> tuple:
 
 
 class NormFire(torch.autograd.Function):
+    """x [T, N, C, H, W] → spikes; mean and biased variance [T, C] ([1, C] if merged); n; what the back end saves."""
+
     @staticmethod
     def forward(ctx: Any, declared, dynamics, backend, eps, merged, ranks, x, weight, bias, table):
         train = any(ctx.needs_input_grad)

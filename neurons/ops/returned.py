@@ -11,6 +11,19 @@ Setting = float | bool | None
 PLAIN = (bool, int, float, str, type(None))  # what a setting is made of
 
 
+def as_current(x: Tensor) -> Tensor:
+    """An input current as a real number for each element: counts and masks, spikes of another kind say, in float32.
+
+    In their own type spikes would carry no gradient to what a neuron learns.
+
+    Raises:
+        ValueError: if it is complex.
+    """
+    if x.is_complex():
+        raise ValueError(f"an input current is real, and this is {str(x.dtype).removeprefix('torch.')}")
+    return x if x.is_floating_point() else x.float()
+
+
 def plain_setting(neuron: str, name: str, value: Any) -> Setting:
     """A setting as a step is called with it: a number, a switch or None, which no training changes.
 

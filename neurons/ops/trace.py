@@ -28,11 +28,13 @@ class Trace(TorchDispatchMode):
         self.alive: list[Tensor] = []  # so that no id is used twice
 
     def input(self, name: str) -> Tensor:
+        """A tensor that stands for an input of that name; its values decide nothing."""
         tensor = torch.full(self.shape, len(self.shape) * (0.25 + 0.5 * len(self.alive)), dtype=self.dtype)
         self.inputs.add(id(tensor))
         return self.keep(tensor, self.graph.variable(name))
 
     def keep(self, tensor: Tensor, node: Node) -> Tensor:
+        """Remember the node of a tensor; returns the tensor."""
         self.nodes[id(tensor)] = node
         self.alive.append(tensor)
         return tensor
@@ -160,6 +162,11 @@ def clamp(graph: Graph, x: Node, low: float | None = None, high: float | None = 
 
 
 def power(graph: Graph, x: Node | float, exponent: Node | float) -> Node:
+    """x to a whole power of 0 … 4.
+
+    Raises:
+        DerivationError: for any other.
+    """
     if isinstance(exponent, Node) or not isinstance(x, Node):
         raise DerivationError("a power whose exponent is a tensor has no point-wise form here")
     if exponent not in range(5):
