@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data import build_dataset
 from data.augment import cifar_train, normalise
 from data.batch_augment import BatchTransform
+from data.cifar import MEAN, STD
 from data.loader import build_loader
 from data.task import Split
 from models import build_model, replace_neurons
@@ -27,7 +28,6 @@ from .timing import Contender, Makers
 
 CLASSES, SIZE = 10, 32
 SEED = 2022
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # CIFAR-10's
 # a rate that keeps the loss finite on random labels: a step that the gradient scaler skips would be a cheap one
 OPTIMIZER = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
 

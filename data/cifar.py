@@ -34,6 +34,7 @@ from .task import DataError, DataOptions, Split, Task
 
 SIZE = 32
 TRAIN_SAMPLES, TEST_SAMPLES = 50_000, 10_000
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # of CIFAR-10, on the 0–1 scale, as published
 
 # numpy's own functions for rebuilding a pickled array, under the names that NumPy 1 and 2 wrote into files
 _RECONSTRUCT = np.empty(0).__reduce__()[0]
@@ -204,7 +205,7 @@ def _cifar(name: str, source: type[CIFAR10], mean: Constants, std: Constants, op
 @described("CIFAR-10", write=lambda root, T: write_cifar10(root, per_batch=1, test=2), two_batches=("-b", "3"))
 def cifar10(options: DataOptions) -> Task:
     """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the rows marked *."""
-    return _cifar("cifar10", CIFAR10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), options)
+    return _cifar("cifar10", CIFAR10, MEAN, STD, options)
 
 
 @described("CIFAR-100", write=lambda root, T: write_cifar100(root, train=4, test=2), two_batches=("-b", "2"))
