@@ -163,8 +163,11 @@ def firing_rate_in(folder: Path) -> float | None:
     if path is None:
         return None
     try:
-        return mean(json.loads(path.read_text())["firing_rates"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+        rates = [float(rate) for rate in json.loads(path.read_text())["firing_rates"].values()]
+        if not all(0 <= rate < float("inf") for rate in rates):
+            raise ValueError("no rate")
+        return mean(rates)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UsageError(f"{path} is damaged; delete it, or measure again with -profile") from None
 
 

@@ -18,6 +18,9 @@ from .training import DEFAULTS, OPTIONS, Settings
 CONFIG = "config.json"
 # what config.json holds besides settings: what the run was made of, and with
 ABOUT = ("samples", "split", "ranks", "made_with", "resumed")
+# of what is read again; every other setting is a word, a number, true or false, or null
+KIND: dict[str, Any] = {"samples": dict, "made_with": dict, "resumed": list, "seed": (int, list),
+        **dict.fromkeys(("dataset", "model", "neuron"), str)}  # fmt: skip
 OF_THE_START = ("resume", "config")  # a run that is started again has its own
 
 
@@ -59,6 +62,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is damaged: it is not JSON; mend it, or move it away and give the options") from None
     if not isinstance(config, dict):
         raise UsageError(f"{path} is damaged: it holds no settings; mend it, or move it away and give the options")
+    for name, value in config.items():
+        kind = KIND.get(name, (str, int, float, type(None)) if name in OPTIONS else object)
+        if not isinstance(value, kind) or value != value:  # NaN
+            raise UsageError(f"{path} is damaged: {name} is {value!r:.40}; mend it, or take it out")
     return config
 
 

@@ -172,11 +172,15 @@ def test_settings_that_make_no_sense_are_one_line(run, settings):
     assert_refused(result, f"{latest} is damaged, or of a later version")
 
 
-def test_a_damaged_config_is_not_written_over(run):
-    (run / "config.json").write_text("{")
+DAMAGED = {"{": "it is not JSON", '{"made_with": null}': "made_with is None", '{"resumed": "x"}': "resumed is 'x'"}
+
+
+@pytest.mark.parametrize("config", DAMAGED)
+def test_a_damaged_config_is_not_written_over(run, config):
+    (run / "config.json").write_text(config)
     result = run_training(*RUN, "-epochs", 2, "-resume", run / "checkpoint_latest.pth", cwd=run.parent)
-    assert_refused(result, "config.json is damaged: it is not JSON")
-    assert (run / "config.json").read_text() == "{"
+    assert_refused(result, f"config.json is damaged: {DAMAGED[config]}")
+    assert (run / "config.json").read_text() == config
 
 
 def test_auto_takes_the_run_of_these_settings(run):

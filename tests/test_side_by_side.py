@@ -129,10 +129,17 @@ def test_what_is_no_run_is_named(tmp_path, monkeypatch, path, says):
     (write_run(Path("torn"), [1.0]) / "config.json").write_text("{")
     write_run(Path("account"), [1.0])
     Path("account/inference").mkdir()
-    Path("account/inference/account.json").write_text("{}")
+    Path("account/inference/account.json").write_text('{"firing_rates": {"a": 1' + 400 * "0" + "}}")
     with pytest.raises(UsageError, match=says):
         compare(path)
     assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize("odd", [{"neuron": None}, {"neuron": ["LIF"]}, {"seed": {}}, {"tau": float("nan")}])
+def test_a_setting_of_another_kind_is_named(tmp_path, odd):
+    write_run(tmp_path / "run", [1.0], **odd)
+    with pytest.raises(UsageError, match=f"config.json is damaged: {next(iter(odd))} is"):
+        compare(tmp_path)
 
 
 def test_a_run_that_has_just_begun_does_not_stand_in_the_way_of_the_others(tmp_path, monkeypatch, capsys):
