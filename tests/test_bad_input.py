@@ -71,6 +71,7 @@ OPTIONS = {
     "-resume " + 300 * "a": ("cannot use aaaaa", "File name too long"),
     "-pre_train " + 300 * "a": ("cannot use aaaaa", "File name too long"),
     "-dataset cifar10 -data_dir " + 300 * "a": ("cannot use aaaaa", "File name too long"),
+    "-out_dir runs\udcff": (r"'runs\udcff' is not UTF-8",),
     "-b 64 -cutupmix_auto": ("-b 64 is more than the 20 training samples",),
     "-b 19": ("-b 19 leaves a batch of one of the 20 training samples", "1×1"),
     "-b 1": ("-b 1 leaves a batch of one",),
@@ -78,7 +79,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=[options[:30] for options in OPTIONS])
+@pytest.mark.parametrize("options", OPTIONS, ids=[ascii(options[:30]) for options in OPTIONS])
 def test_bad_option(train, tmp_path, options):
     refused(train, *options.split(), says=OPTIONS[options])
     assert os.listdir(tmp_path / "cwd") == []

@@ -7,6 +7,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -152,3 +154,10 @@ def test_the_lists_of_runs_that_the_system_refuses(capsys):
         with pytest.raises(SystemExit, match="2"), one_line_errors("reproduce.py"):
             reproduce.main(words)
         assert capsys.readouterr().err.startswith("reproduce.py: error: cannot use aaaa")
+
+
+def test_a_letter_that_the_terminal_has_not_does_not_end_a_command():
+    code = "from utils.exit import one_line_errors\nwith one_line_errors('command'): print('81 ± 2 %')"
+    surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=surroundings, capture_output=True, check=True)
+    assert ended.stdout == b"81 \\xb1 2 %\n"

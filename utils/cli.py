@@ -35,6 +35,8 @@ class OneLineParser(argparse.ArgumentParser):
         args = sys.argv[1:] if args is None else list(args)
         known = self._option_string_actions
         for word in args:
+            if not word.isascii() and re.search(r"[\ud800-\udfff]", word):  # what Python makes of other bytes
+                self.error(f"{word!r} is not UTF-8, and is to be written to files that are")
             # argparse would read a misspelt -batch as -b with the value "atch"
             option = word.split("=")[0]
             if re.match(r"--?[A-Za-z]", word) and option not in known:

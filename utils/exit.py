@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import select
 import signal
@@ -44,6 +45,9 @@ def one_line_errors(
         speaks: whether this process is the one to say it; every process exits with the same code.
         alone: False for one of several ranks: it may be waiting for others, where SIGTERM must end it at once.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal has not is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     before = warnings.formatwarning
     # where in the source it was said is of no use to who typed a command
     warnings.formatwarning = lambda message, *_, **__: f"{command}: warning: {message}\n"
