@@ -15,6 +15,7 @@ from utils.zoo import folder_beside, name_in_zoo
 from .conversion import is_lif_checkpoint
 
 EVALUATION = "evaluation.json"
+RESULTS = (".json", ".md", ".csv", ".png", ".pdf")  # what stands beside it in a folder of results
 LONGEST = 120  # characters of a folder's name
 
 
@@ -55,9 +56,13 @@ def check_not_in_the_way(run: Namespace, out_dir: Path) -> None:
         raise UsageError(f"-save_lif: {run.save_lif} is there, and -save_lif has not made it; choose another name")
     if run.export and run.export.exists():
         raise UsageError(f"-export: {run.export} is there already; choose another name, or move it away")
-    written = [path.absolute() for path in (run.save_bn, run.save_lif, run.export) if path]
+    written = [path.resolve() for path in (run.save_bn, run.save_lif, run.export) if path]
     if len(set(written)) < len(written):
         raise UsageError(f"{written[0]} is named twice: -save_bn, -save_lif and -export write a file each")
+    results = out_dir.resolve()
+    for path in written:
+        if path in (results, *results.parents) or (path.parent == results and path.suffix in RESULTS):
+            raise UsageError(f"{path} is where results go ({out_dir}); choose another name")
 
 
 def is_of(run: Namespace, path: Path) -> bool:

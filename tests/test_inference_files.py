@@ -109,6 +109,11 @@ def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
         refused(infer, checkpoint, f"-neuron LIF -v_reset 0 -export {there}", f"-export: {there} is there already")
     twice = f"-neuron LIF -v_reset 0 -save_lif {run / 'x'} -export {run / 'x'}"
     refused(infer, checkpoint, twice, "is named twice")
+    twice = f"-neuron LIF -v_reset 0 -save_lif {run / 'x'} -export {run / 'inference' / '..' / 'x'}"
+    refused(infer, checkpoint, twice, "is named twice")
+    for place in ("out", "out/evaluation.json", "out/sweep.png", "out/../out"):
+        where = f"-out_dir {run / 'out' / '.'} -neuron LIF -save_lif {run / place}"
+        refused(infer, checkpoint, where, "is where results go")
     assert checkpoint.read_bytes() == before
 
 
