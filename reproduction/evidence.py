@@ -10,7 +10,7 @@ from typing import Any
 
 from utils.aside import write_aside
 from utils.cli import UsageError
-from utils.run_dir import naming_disk
+from utils.run_dir import is_epoch, naming_disk
 
 from .commands import ROOT, TRAIN, identity
 from .evaluation import Evaluation
@@ -32,13 +32,31 @@ def read_lines(path: Path) -> list[Line]:
         UsageError: naming a line that is damaged.
     """
     lines = []
-    for number, text in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    texts = path.read_bytes().removesuffix(b"\n").split(b"\n") if path.exists() and path.stat().st_size else []
+    for number, text in enumerate(texts, 1):
         try:
             lines.append(json.loads(text))
-            key_of_line(lines[-1])
-        except (ValueError, KeyError, TypeError, AttributeError):
+            check_line(lines[-1], path)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UsageError(f"{path}: line {number} is damaged; take it from git again") from None
     return lines
+
+
+def check_line(line: Line, path: Path) -> None:
+    """Read a line as reports do.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: if it cannot be.
+    """
+    hash(key_of_line(line))
+    if line["program"] != TRAIN:
+        about = evaluation(line, path).about
+    else:
+        run = training_run(line, path)
+        about = run.about.get("made_with", {})
+        if not all(is_epoch(row) for row in run.rows):
+            raise ValueError("no epoch")
+    about.keys()
 
 
 def key_of_line(line: Line) -> Key:

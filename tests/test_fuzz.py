@@ -20,6 +20,7 @@ from data.events import integrate, read_aedat2, read_aedat3, read_npz
 from data.made_up_events import aedat2
 from reproduction.checked_yaml import RecipeError
 from reproduction.evaluation import DONE, key_of, read_evaluation
+from reproduction.evidence import read_lines
 from reproduction.recipe import RECIPES, load_recipes
 from reproduction.training_run import read_rows, read_training_run
 from settings.inference import inference_parser, settle
@@ -206,3 +207,17 @@ def test_recipes(tmp_path, count):
     for _ in range(count):
         (tmp_path / "digits_table6.yaml").write_text(yaml.safe_dump(mutated(whole, rng)))
         refusal_of(load_recipes, tmp_path)
+
+
+def test_a_line_of_the_evidence_that_makes_no_report_is_named(tmp_path):
+    path = tmp_path / "digits.jsonl"
+    epochs = {name: [value] for name, value in ROW.items()}
+    line = {"program": "train_BPTT.py", "seed": 1, "settings": {**CONFIG, "epochs": 1}, "epochs": epochs}
+    path.write_text(json.dumps(line) + "\n")
+    assert read_lines(path) == [line]
+    for odd in ({"seed": [1]}, {"epochs": "x"}, {"epochs": {**epochs, "epoch": [0, 1]}}, {"made_with": [1]},
+                {"epochs": {**epochs, "epoch": [None]}}, {"epochs": {**epochs, "test_acc": ["high"]}}):  # fmt: skip
+        path.write_text(json.dumps({**line, **odd}) + "\n")
+        assert "line 1 is damaged" in refusal_of(read_lines, path)
+    path.write_bytes(json.dumps(line).encode() + b"\n\xff\n")
+    assert "line 2 is damaged" in refusal_of(read_lines, path)
