@@ -25,7 +25,7 @@ from typing import TypeVar
 from reproduction.checked_yaml import RecipeError
 from reproduction.comparison import write_report
 from reproduction.evidence import RUNS_DIR
-from reproduction.html_page import write_page
+from reproduction.html_page import check_page, write_page
 from reproduction.keep import keep
 from reproduction.markdown import show
 from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
@@ -96,6 +96,8 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = read_options(argv)
+    if getattr(args, "html", None):
+        check_page(args.html)
     if args.command == "compare":
         out_dir = args.out or COMPARISON
         text = compare(args.runs, out_dir)

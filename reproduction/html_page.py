@@ -11,6 +11,7 @@ from pathlib import Path
 from markdown import markdown  # type: ignore[import-untyped]
 
 from utils.aside import write_aside
+from utils.cli import UsageError
 from utils.run_dir import naming_disk
 
 STYLE = """
@@ -34,10 +35,12 @@ img { max-width: 100%; background: white; border-radius: .25rem; }
 code { background: var(--soft); padding: .1em .3em; border-radius: .2em; }
 @media print { nav { display: none; } section { break-inside: avoid; } }
 """
+MADE_BY = '<meta name="generator" content="reproduce.py">'  # how a page is known that may be made again
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{made_by}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>{style}</style>
@@ -60,16 +63,27 @@ def write_page(path: Path, title: str, reports: Mapping[str, str], pictures: Pat
         pictures: the folder of the PNG files that they show.
 
     Raises:
-        UsageError: if the file cannot be written.
+        UsageError: if the file cannot be written, or is another's.
     """
+    check_page(path)
     sections = [f'<section id="{html.escape(name)}">\n{as_html(text, pictures)}\n</section>'
                 for name, text in reports.items()]  # fmt: skip
     links = [f'<a href="#{html.escape(name)}">{html.escape(heading_of(text))}</a>' for name, text in reports.items()]
     nav = f"<nav>\n{''.join(links)}\n</nav>" if len(links) > 1 else ""
-    page = PAGE.format(title=html.escape(title), style=STYLE, nav=nav, sections="\n".join(sections))
+    page = PAGE.format(made_by=MADE_BY, title=html.escape(title), style=STYLE, nav=nav, sections="\n".join(sections))
     with naming_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(path, page)
+
+
+def check_page(path: Path) -> None:
+    """Refuse to write over what is no page of ours.
+
+    Raises:
+        UsageError: naming the file.
+    """
+    if path.exists() and not (path.is_file() and MADE_BY.encode() in path.read_bytes()):
+        raise UsageError(f"--html: {path} is there, and no page that this command has made; choose another name")
 
 
 def as_html(text: str, pictures: Path) -> str:

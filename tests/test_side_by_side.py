@@ -229,8 +229,9 @@ def test_page_needs_no_network(tmp_path):
     assert seen.links == ["#one", "#two"]
     assert seen.ids == ["one", "two"]
     assert "T < 4 & more" in seen.text
-    with pytest.raises(UsageError, match="cannot write"):
-        write_page(tmp_path / "a.png/page.html", "", reports, tmp_path)
+    for place, words in (("a.png/page.html", "cannot write"), ("a.png", "no page that this command has made")):
+        with pytest.raises(UsageError, match=words):
+            write_page(tmp_path / place, "", reports, tmp_path)
 
 
 def test_reports_of_the_papers_tables_are_one_page(tmp_path, capsys):
