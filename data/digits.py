@@ -20,7 +20,7 @@ TEST_FRACTION = 0.2
 SPLIT_SEED = 0  # the split is part of the data set: the run's seed does not move it
 # of the training part, after up-sampling to 32×32, on the 0–1 scale
 MEAN, STD = 0.3054, 0.3237
-FEW_TESTED = 40  # scans of a test set that is cut down: of several classes
+FEW_TESTED = 20  # scans of a test set that is cut down: of several classes
 
 _tested: int | None = None  # how many there are; None: all
 

@@ -43,7 +43,7 @@ MD5 = "8a5c71fb11e24e5ca5b11866ca6c00a1"
 
 @described(
     "DVS-Gesture",
-    write=lambda root, T: write_dvs_gesture_events(root, labels=range(2), train_users=(1,)),
+    write=lambda root, T: write_dvs_gesture_events(root, labels=range(1)),
     two_batches=("-b", "1"),
 )
 def dvs_gesture(options: DataOptions) -> Task:

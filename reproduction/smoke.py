@@ -1,7 +1,8 @@
 """Starts every recipe's commands on two batches of made-up data in the data set's own shape.
 
 Commands that differ only in numbers (τ, k, learning rate, epochs …) make one case: one of them is run, and the parser
-has accepted them all. T, network, neuron and every switch are the command's own; the data, the batch size and the
+has accepted them all. Of trainings that differ in T alone the fewest and the most steps are run, and those whose
+checkpoint is read. Network, neuron, T and every switch are the command's own; the data, the batch size and the
 number of epochs are cut down. Each case is forked from this process, which has the libraries loaded and has computed
 nothing.
 """
@@ -33,7 +34,7 @@ from .recipe import Recipe, Run
 
 # in which commands of one case may differ
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
-LESS = {"figures.evaluation_gap": ("-samples", "20")}  # options that cut down what trains nothing
+LESS = {"figures.evaluation_gap": ("-samples", "10")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
 TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
@@ -64,20 +65,44 @@ def cases_of(recipes: Sequence[Recipe], runs: Mapping[str, Run]) -> list[Case]:
     def case(run: Run) -> Case:
         assert run.command is not None
         needs = tuple(case(runs[name]) for name in run.of)
-        given = dict(run.command.given)
-        for name in NUMBERS:
-            if name in given:
-                given[name] = "any"
-        if "switch_neuron" in given:
-            given["switch_neuron"] = exchange_of(given["switch_neuron"])[1]
-        identity = json.dumps([run.command.program, given, *(each.name for each in needs)], sort_keys=True)
+        identity = json.dumps([kind_of(run.command), *(each.name for each in needs)], sort_keys=True)
         return cases.setdefault(identity, Case(f"{len(cases)}", run.command, needs))
 
     for recipe in recipes:
         for run in recipe.runs:
             if run.command is not None:
                 case(run).of.append(run.full_id)
-    return list(cases.values())
+    return without_middle_steps(list(cases.values()))
+
+
+def kind_of(command: Command) -> list[Any]:
+    """The program and its options, numbers that may differ within a case left out."""
+    given = dict(command.given)
+    for name in NUMBERS:
+        if name in given:
+            given[name] = "any"
+    if "switch_neuron" in given:
+        given["switch_neuron"] = exchange_of(given["switch_neuron"])[1]
+    return [command.program, given]
+
+
+def without_middle_steps(cases: Sequence[Case]) -> list[Case]:
+    """Of trainings that differ in T alone, those of the fewest and of the most steps, which stand for the rest."""
+    read = {each.name for case in cases for each in case.needs}
+    alike: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.command.trains:
+            program, given = kind_of(case.command)
+            given.pop("T", None)
+            alike.setdefault(json.dumps([program, given], sort_keys=True), []).append(case)
+    dropped = set()
+    for group in alike.values():
+        *fewer, most = sorted(group, key=lambda case: case.command.settings["T"])
+        for case in fewer[1:]:
+            if case.name not in read:
+                most.of += case.of
+                dropped.add(case.name)
+    return [case for case in cases if case.name not in dropped]
 
 
 def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) -> int:
@@ -95,7 +120,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
         print(f"FAILED: {', '.join(case.of) or 'what others read'}\n  {case.command.text}\n  {case.error}")
     print(
         f"{commands} commands in {len(cases)} cases, {len(failed)} failed; {time.monotonic() - started:.0f} s. "
-        "Cut down: made-up data (of digits, 2% of the training set and 40 test scans), two small batches, one epoch."
+        "Cut down: made-up data (of digits, 2% of the training set and 20 test scans), two small batches, one epoch."
     )
     return 1 if failed else 0
 

@@ -172,7 +172,7 @@ def test_a_sequence_longer_than_the_statistics_is_said(run, infer):
         ("CLIF", "-dataset cifar100 -no_download -data_dir nowhere", "cifar-100"),
         ("CLIF", "-T 0", "must be ≥ 1"),
         ("CLIF", "-sweeep", "unknown option -sweeep; did you mean -sweep?"),
-        ("CLIF", "-throughput -b 41", "-b 41 is more than the 40 test samples"),
+        ("CLIF", "-throughput -b 21", "-b 21 is more than the 20 test samples"),
         ("CLIF", "-export n.nir", "layer features.0.act: NIR has no CLIF neuron"),
         ("CLIF", "-neuron LIF -export n.nir", "layer features.0.act: NIR has no soft reset"),
         ("CLIF", "-neuron LIF -v_reset 0 -export n.nir -bn_eval per_step", "-export: NIR has one set of weights"),

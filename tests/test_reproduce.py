@@ -220,8 +220,12 @@ def test_smoke_has_a_case_for_every_command():
             command = runs[full_id].command
             assert command
             settings = command.settings
-            for name in ("dataset", "model", "neuron", "T", "cutupmix_auto", "mse_n_reg"):
+            for name in ("dataset", "model", "neuron", "cutupmix_auto", "mse_n_reg"):
                 assert settings.get(name) == case.command.settings.get(name)
+            assert (settings.get("T") or 0) <= (case.command.settings.get("T") or 0)
     assert len(cases) < len(covered)
     table3 = cases_of([recipes["table3"]], runs)  # two tasks, with and without k; τ = 2 is the default
     assert [len(case.of) for case in table3] == [24, 6, 24, 6]
+    figure2b = cases_of([recipes["digits_figure2b"]], runs)  # T of 1 to 32, and of 8 to 64; LIF and CLIF
+    found = [(case.command.settings["T"], len(case.of)) for case in figure2b]
+    assert found == 2 * [(1, 1), (32, 5)] + 2 * [(8, 1), (64, 3)]

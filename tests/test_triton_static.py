@@ -13,11 +13,14 @@ from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, ST
 from tests.helpers import ENVIRONMENT, ROOT, run_training
 
 SPILLED = 0 if version("triton") >= "3.7" else 8  # bytes; an older compiler is short of two registers
-# Triton's search for the slices of a chunked GLIF takes a minute; of the others, one of the two GPUs is seen each time
+PAIRS = [(neuron, capability) for neuron in NEURONS for capability in CAPABILITIES]
+# GLIF, whose compilation takes longest, and chunks are seen for one of the two GPUs each time
+WHOLE = [
+    pytest.param(*pair, marks=[pytest.mark.long] * (pair[1] == 80 and pair[0].startswith("GLIF"))) for pair in PAIRS
+]
+# Triton's search for the slices of a chunked GLIF takes a minute
 IN_CHUNKS = [
-    pytest.param(neuron, capability, marks=[pytest.mark.long] * (capability == 80 or neuron.startswith("GLIF")))
-    for neuron in NEURONS
-    for capability in CAPABILITIES
+    pytest.param(*pair, marks=[pytest.mark.long] * (pair[1] == 80 or pair[0].startswith("GLIF"))) for pair in PAIRS
 ]
 
 
@@ -44,8 +47,7 @@ def test_clif_keeps_below_its_ceilings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("neuron", NEURONS)
+@pytest.mark.parametrize(("neuron", "capability"), WHOLE)
 def test_nothing_spills_from_registers(neuron, capability):
     """With as many steps in registers as there ever are."""
     ((rows, launches),) = compiled("stacks", {"capability": capability, "neuron": neuron, **STANDARD, "T": 8})
