@@ -18,7 +18,6 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +32,7 @@ from reproduction.results import Results
 from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
 from reproduction.side_by_side import compare
 from reproduction.smoke import smoke
-from utils.cli import OneLineParser, UsageError, number
+from utils.cli import OneLineParser, UsageError, did_you_mean, number
 from utils.exit import one_line_errors
 
 COMPARISON = Path("logs/compare")
@@ -178,9 +177,7 @@ def known(there: Mapping[str, T], name: str, kind: str) -> T:
         UsageError: with those that there are.
     """
     if name not in there:
-        near = get_close_matches(name, there, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"unknown {kind} {name!r}{hint} (known: {', '.join(there)})")
+        raise UsageError(f"unknown {kind} {name!r}{did_you_mean(name, there)} (known: {', '.join(there)})")
     return there[name]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+
+from utils.cli import did_you_mean
 
 
 class RecipeError(Exception):
@@ -46,8 +47,7 @@ class Keys:
             fail(path, prefix.rstrip(".") or "the file", f"is to be a mapping with {', '.join(sorted(needed))}")
         for key in content:
             if key not in needed | optional:
-                near = get_close_matches(str(key), needed | optional, n=1)
-                fail(path, f"{prefix}{key}", "is unknown" + (f"; did you mean {near[0]}?" if near else ""))
+                fail(path, f"{prefix}{key}", f"is unknown{did_you_mean(str(key), sorted(needed | optional))}")
         for key in sorted(needed - content.keys()):
             fail(path, f"{prefix}{key}", "is missing")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from utils.cli import UsageError
+from utils.cli import UsageError, did_you_mean
 from utils.zoo import name_in_zoo
 
 from .option import IDENTITY, Option
@@ -93,8 +92,7 @@ def words_of(config: Mapping[str, Any], source: Path) -> list[str]:
         if name in ABOUT or name in OF_THE_START:
             continue
         if name not in OPTIONS:
-            near = get_close_matches(name, OPTIONS, n=1)
-            raise UsageError(f"{source}: unknown setting {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise UsageError(f"{source}: unknown setting {name!r}{did_you_mean(name, OPTIONS)}")
         words += words_for(name, OPTIONS[name], value)
     return words
 

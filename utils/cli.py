@@ -40,12 +40,19 @@ class OneLineParser(argparse.ArgumentParser):
             # argparse would read a misspelt -batch as -b with the value "atch"
             option = word.split("=")[0]
             if re.match(r"--?[A-Za-z]", word) and option not in known:
-                near = get_close_matches(option, known, n=1)
-                self.error(f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else ""))
+                self.error(f"unknown option {option}{did_you_mean(option, known)}")
         return super().parse_args(args, namespace)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {' '.join(message.splitlines())}\n")  # what was typed may hold a new line
+
+
+def did_you_mean(asked: str, names: Iterable[str]) -> str:
+    """The end of a line that refuses a name: those that hold it, else the nearest; empty if none is near."""
+    by_lower, asked = {name.lower(): name for name in names}, asked.lower()
+    near = [by_lower[asked]] if asked in by_lower else [by_lower[low] for low in by_lower if asked and asked in low]
+    near = near or [by_lower[low] for low in get_close_matches(asked, by_lower, n=1, cutoff=0.5)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 class OneOf:
@@ -61,12 +68,8 @@ class OneOf:
     def __call__(self, text: str) -> str:
         if text in self.names:
             return text
-        by_lower = {name.lower(): name for name in self.names}
-        asked = text.lower()
-        near = [by_lower[asked]] if asked in by_lower else [by_lower[low] for low in by_lower if asked and asked in low]
-        near = near or [by_lower[low] for low in get_close_matches(asked, by_lower, n=1, cutoff=0.5)]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise argparse.ArgumentTypeError(f"unknown {self.kind} {text!r}{hint} (known: {', '.join(self.names)})")
+        hint, known = did_you_mean(text, self.names), ", ".join(self.names)
+        raise argparse.ArgumentTypeError(f"unknown {self.kind} {text!r}{hint} (known: {known})")
 
 
 def number(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load
 
+from .cli import did_you_mean
 from .formats import CheckpointError
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -59,9 +59,9 @@ def entry_of(name: str, zoo: Path | None = None) -> dict[str, Any]:
     """
     registry = read_registry(zoo)
     if name not in registry:
-        near = get_close_matches(name, registry, n=1)
-        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-        raise CheckpointError(f"{PREFIX}{name} is no network of the zoo{hint} (known: {', '.join(registry)})")
+        asked = f"{PREFIX}{name}"
+        hint = did_you_mean(asked, [PREFIX + each for each in registry])
+        raise CheckpointError(f"{asked} is no network of the zoo{hint} (known: {', '.join(registry)})")
     return registry[name]
 
 
