@@ -61,8 +61,8 @@ MUTATIONS = (
     Mutation(
         "derive: a state's gradient is taken from the wrong output",
         "neurons/ops/derive.py",
-        "zip(outputs, gradients, strict=True)",
-        "zip(outputs, gradients[::-1], strict=True)",
+        'zip(outputs, gradients, ("", *states), strict=True)',
+        'zip(outputs, gradients[::-1], ("", *states), strict=True)',
         "tests/test_derive.py::test_graphs_are_the_step_and_its_derivative",
     ),
     Mutation(
