@@ -153,5 +153,5 @@ def draw_columns(
         axes.set_xticks(range(len(columns)), [column.replace(", ", ",\n") for column in columns])
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         save_figure(figure, path)
