@@ -39,6 +39,7 @@ def test_a_hook_on_saved_tensors_may_lay_them_out_anew(backend, T, with_norm):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_kernels_loaded_under_fake_tensors_run_on_others_afterwards():
     """A constant that their module made there was fake for the rest of the process."""
     script = """

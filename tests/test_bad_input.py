@@ -199,6 +199,7 @@ def test_loss_that_is_not_finite(train):
     assert_refused(train("-lr", "1e30"), "the loss is not finite at step 1 of epoch 0", "-lr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["-T 100000 -b 8", "-T 2 -b 20 -model spiking_resnet18 -T 500"])
 def test_out_of_memory_names_what_takes_less(train, options):
     status = Path(f"/proc/{fork_server().pid}/status").read_text()

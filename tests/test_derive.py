@@ -226,6 +226,7 @@ def price_of(saved, derived):
     return price
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "KLIF", "ILIF"])
 def test_no_other_values_cost_less_to_keep(name):
     derived = derive(build_neuron(name).dynamics())

@@ -83,6 +83,7 @@ def test_the_camera_sees_the_scan():
     assert camera_path()[0].tolist() == camera_path()[-1].tolist()
 
 
+@pytest.mark.slow
 def test_digits_dvs_is_the_same_in_every_process(digits_dvs):
     script = (
         "import hashlib, torch; from data import build_dataset; split = build_dataset('digits_dvs', T=4).train;"

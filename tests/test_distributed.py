@@ -81,6 +81,7 @@ def lines_of_ours(result: subprocess.CompletedProcess) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("train_BPTT.py")]
 
 
+@pytest.mark.slow
 def test_torchrun(home, alone, tmp_path):
     command = [*torchrun("--nproc_per_node=2", f"--master_port={free_port()}"), "-out_dir", tmp_path]
     with started([command], cwd=home) as (launcher,):

@@ -114,6 +114,7 @@ def main(monkeypatch, *words):
     evaluation_gap.main()
 
 
+@pytest.mark.slow
 def test_command_writes_table_data_and_figure(runs, tmp_path, monkeypatch, capsys):
     checkpoints = [runs / neuron / "checkpoint_latest.pth" for neuron in ("LIF", "CLIF")]
     main(monkeypatch, "-resume", *checkpoints, "-device", "cpu", "-out_dir", tmp_path / "gap")

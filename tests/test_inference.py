@@ -11,6 +11,7 @@ from settings.rebuild import training_slice
 from tests.fixtures_inference import LAYERS, all_files, refused, result
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_as_it_was_in_training(run, infer, all_tested):
     code, out, err = infer("-resume", run / "checkpoint_latest.pth")
     assert code == 0, err

@@ -76,6 +76,7 @@ def test_published_checkpoint_needs_what_its_file_does_not_say(run, infer):
     assert result(alone, "evaluation.json")["test"] == result(run, "evaluation.json")["test"]
 
 
+@pytest.mark.slow
 def test_calibration_and_what_is_saved_use_the_chosen_statistics(run, infer):
     checkpoint, words = (
         run / "checkpoint_latest.pth",

@@ -58,6 +58,7 @@ def draw(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.slow
 def test_command_draws_both_and_the_same_again(draw, tmp_path):
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

@@ -134,6 +134,7 @@ for name in clif_neurons.NEURONS:
 """
 
 
+@pytest.mark.slow
 def test_installs_alone_as_clif_neurons(installed, tmp_path):
     everything = {path.name for path in (ROOT / "neurons").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     there = {path.name for path in (installed / "clif_neurons").rglob("*") if path.suffix != ".pyc"}

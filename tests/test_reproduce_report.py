@@ -197,6 +197,7 @@ def test_a_damaged_measurement_is_named(small):
     assert "run it again" in status
 
 
+@pytest.mark.slow
 def test_what_draws_by_itself_gets_a_folder(small, evidence, capfd):
     """Its pictures and numbers go into the report, and those of its name alone where there are some."""
     text = (

@@ -77,6 +77,7 @@ def test_runs(train, options):
     assert printed.splitlines()[-1].startswith("done: test accuracy best ")
 
 
+@pytest.mark.slow
 def test_learns(train):
     rows = rows_of(train("-epochs 10 -lr 0.05 -T_max 10")[0])
     assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"]
@@ -196,6 +197,7 @@ def test_test_accuracy_on_digits(train):
     assert row["test_acc"] > 20  # of ten classes, after twelve steps
 
 
+@pytest.mark.slow
 def test_without_git_and_c_compiler(tmp_path, data_dir, monkeypatch):
     monkeypatch.setitem(run_training.__globals__["ENVIRONMENT"], "PATH", str(tmp_path))
     result = run_training(*QUICK, "-data_dir", data_dir, cwd=tmp_path, fresh=True)

@@ -179,6 +179,7 @@ def test_norm_and_fire_in_bfloat16_rounds_once(device):
     assert torch.equal(fused.float(), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("T", [6, 10])
 def test_sums_are_the_same_every_time_and_of_all_programs(T, device, monkeypatch):
     """Several programs, each of several tiles; one program alone adds up the same numbers in another order."""
