@@ -128,6 +128,7 @@ def test_another_t_is_run_and_said(run, infer):
     assert "note: trained with -T 2, run with -T 3" in out
 
 
+@pytest.mark.slow
 def test_both_kinds_of_statistics_are_reported_and_one_is_chosen(run, infer, all_tested):
     checkpoint = run / "checkpoint_latest.pth"
     code, out, err = infer("-resume", checkpoint, "-sweep", "-v_resets", 0, -0.06)
@@ -150,6 +151,7 @@ def test_both_kinds_of_statistics_are_reported_and_one_is_chosen(run, infer, all
     assert alone["test_per_step"] == {"acc": trial["acc_per_step"], "loss": trial["loss_per_step"]}
 
 
+@pytest.mark.slow
 def test_a_sequence_longer_than_the_statistics_is_said(run, infer):
     code, out, err = infer("-resume", run / "checkpoint_latest.pth", "-T", 3, "-throughput", "-bn_eval", "per_step")
     assert code == 0, err

@@ -203,6 +203,7 @@ def test_two_processes_never_write_to_one_folder(home):
         holder.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root writes everywhere")
 def test_read_only_folder_leaves_the_last_checkpoint(home):
     name = "read_only"

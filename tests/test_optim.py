@@ -101,6 +101,7 @@ WARM = "-opt LAMB -lr 3e-3 -lr_min 1e-4 -warmup_epochs 1 -warmup_lr 1e-5 -cooldo
 LOSS = ["-loss", "mean_ce", "-label_smoothing", "0.1"]
 
 
+@pytest.mark.slow
 def test_resumed_bit_for_bit(tmp_path):
     assert run_training(*TRAIN, *WARM, *LOSS, "-epochs", 4, "-name", "whole", cwd=tmp_path).returncode == 0
     assert run_training(*TRAIN, *WARM, *LOSS, "-epochs", 2, "-name", "parts", cwd=tmp_path).returncode == 0

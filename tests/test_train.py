@@ -192,6 +192,7 @@ def test_runs_of_one_name_do_not_mix(tmp_path, data_dir):
     assert result.stdout.splitlines()[-1].endswith("logs/mine-2")
 
 
+@pytest.mark.slow
 def test_test_accuracy_on_digits(train):
     row = rows_of(train("-dataset digits -train_fraction 0.1 -b 32 -epochs 3")[0])[-1]
     assert row["test_acc"] > 20  # of ten classes, after twelve steps
