@@ -125,6 +125,12 @@ def test_unknown_names(small, words, said):
     assert str(caught.value).startswith(said)
 
 
+def test_a_page_on_another_file_is_refused_before_the_work(small, capsys):
+    with pytest.raises(UsageError, match="no page that this command has made"):
+        main("report", "small", "--html", __file__)
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
