@@ -1,4 +1,8 @@
-"""The process that runs of the scripts are forked from: a program, which tests/helpers.py starts."""
+"""The process that runs of the scripts are forked from: a program, which tests/helpers.py starts.
+
+Where a library has started a thread on import, as some do beside a GPU, each run is a new interpreter: a fork would
+lose the other threads, and keep what they had locked.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +44,15 @@ def serve() -> dict:
     before = {signum: signal.signal(signum, end_child) for signum in (signal.SIGALRM, signal.SIGTERM)}
     for line in sys.stdin:
         request = json.loads(line)
-        threads = os.listdir("/proc/self/task")
-        assert len(threads) == 1, "a fork would lose the other threads, and keep what they had locked"
+        alone = len(os.listdir("/proc/self/task")) == 1
         is_late = False
         child = os.fork()
         if not child:
             os.setpgid(0, 0)
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+            if not alone:
+                os.execv(sys.executable, [sys.executable, __file__, line])
             return request
         with suppress(PermissionError, ProcessLookupError):
             os.setpgid(child, child)  # whoever comes first
@@ -76,10 +81,13 @@ def leave(code: object) -> None:
 
 
 if __name__ == "__main__":
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()  # a fork's collector then leaves their pages shared
-    request = serve()
+    if sys.argv[1:]:  # a new interpreter
+        request = json.loads(sys.argv[1])
+    else:
+        for name in LIBRARIES:
+            importlib.import_module(name)
+        gc.freeze()  # a fork's collector then leaves their pages shared
+        request = serve()
     os.chdir(request["cwd"])
     for fd, path in ((1, request["out"]), (2, request["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), fd)

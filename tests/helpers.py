@@ -1,7 +1,7 @@
 """The training script as its users run it: a process of its own, judged by exit code, output and files.
 
 Importing torch and its libraries takes seconds, and there are many cases: :func:`run_training` forks each run from
-one process, tests/fork_server.py, that has imported them, run nothing and has one thread, as it sees to.
+one process, tests/fork_server.py, that has imported them and run nothing.
 ``fresh=True`` starts a new interpreter, which is taken down too. No run outlives its ``timeout``, nor do the processes
 that it starts.
 """
@@ -47,6 +47,11 @@ SAVED = {
     "curves.png",
     ".lock",
 }
+
+
+def device_of(backend: str) -> torch.device:
+    """Where a back end computes: Triton on a GPU, and without one in its interpreter."""
+    return torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
 
 
 def run_training(

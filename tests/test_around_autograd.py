@@ -11,8 +11,16 @@ from models import build_model
 from models.batch_norm import BatchNorm2d
 from models.layers import norm_and_fire
 from neurons import build_neuron
+from tests.helpers import device_of
 
 BACKENDS = ("c", "triton")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    pytest.importorskip("triton" if request.param == "triton" else "torch")
+    with device_of(request.param):  # of what a test makes
+        yield request.param
 
 
 def gradients(backend, T, with_norm):
@@ -26,10 +34,8 @@ def gradients(backend, T, with_norm):
     return torch.autograd.grad((spikes * torch.randn(spikes.shape)).sum(), [x, *weights])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("T", "with_norm"), [(3, True), (9, False)])
 def test_a_hook_on_saved_tensors_may_lay_them_out_anew(backend, T, with_norm):
-    pytest.importorskip("triton" if backend == "triton" else "torch")
     expected = gradients(backend, T, with_norm)
     with torch.autograd.graph.saved_tensors_hooks(
         lambda x: x.clone(memory_format=torch.contiguous_format), lambda x: x
@@ -58,7 +64,7 @@ assert neuron(torch.full((4, 6), 2.0)).any()
 
 
 @pytest.mark.parametrize("with_norm", [False, True])
-def test_gradients_in_batches_are_the_reference_s(with_norm):
+def test_gradients_in_batches_are_the_reference_s(backend, with_norm):
     """Kernels failed at the address of a tensor that has no memory."""
 
     def spikes_of(backend):
@@ -72,14 +78,12 @@ def test_gradients_in_batches_are_the_reference_s(with_norm):
     batched = torch.autograd.grad(spikes, x, grads, is_grads_batched=True, retain_graph=True)[0]
     each = torch.stack([torch.autograd.grad(spikes, x, grad, retain_graph=True)[0] for grad in grads])
     torch.testing.assert_close(batched, each)
-    for backend in BACKENDS:
-        x, spikes = spikes_of(backend)
-        with pytest.raises(RuntimeError, match="no gradients in batches"):
-            torch.autograd.grad(spikes, x, grads, is_grads_batched=True)
+    x, spikes = spikes_of(backend)
+    with pytest.raises(RuntimeError, match="no gradients in batches"):
+        torch.autograd.grad(spikes, x, grads, is_grads_batched=True)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the tracer, on shapes; and torch.jit is deprecated
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_torch_jit_traces_a_network_and_saves_it(backend):
     net = build_model("mlp3", "CLIF", in_channels=1, input_size=4, backend=backend).eval()
     x, file = torch.rand(2, 2, 3, 1, 4, 4) * 4, io.BytesIO()

@@ -12,6 +12,7 @@ from data.made_up_events import write_dvs_cifar10_pt
 from deploy.conversion import Score, climb, lif_twin
 from models import build_model
 from neurons import build_neuron
+from tests.helpers import device_of
 from tests.test_states import BACKENDS
 from utils.engine import TrainState, evaluate, train_one_epoch
 from utils.finite import NonFiniteLossError, first_not_finite
@@ -36,8 +37,8 @@ STEPPING = ("LIF", "PLIF", "CLIF", "KLIF", "GLIF", "ILIF")
 def test_a_potential_that_is_not_finite_ends_in_a_spike_that_is_nan(name, train, backend, value):
     """At its place alone, whatever computes it: a NaN does not fire, and nothing above would know of it."""
     T = 5
-    x_seq = torch.rand(T, 3, 40, generator=torch.Generator().manual_seed(0)) * 1.5  # [T, N, C]
-    neuron = build_neuron(name, backend=backend, T=T, keep_state=False)
+    x_seq = torch.rand(T, 3, 40, generator=torch.Generator().manual_seed(0)).to(device_of(backend)) * 1.5  # [T, N, C]
+    neuron = build_neuron(name, backend=backend, T=T, keep_state=False).to(x_seq.device)
     with torch.set_grad_enabled(train):
         plain = neuron(x_seq).detach()
         x_seq[2, 1, 7] = value

@@ -1,5 +1,7 @@
-"""The C for other processors, as far as this one can run it: each -march level, on one thread and on two."""
+"""What other machines have, as far as this one can run it: the C for other processors, each -march level, on one thread
+and on two; and the tests' own runs where a library has a thread."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +101,27 @@ def test_a_cache_that_cannot_be_written(monkeypatch):
         folder = c_build.folder()
     assert folder.is_dir()
     c_build.folder.cache_clear()
+
+
+HAS_A_THREAD = """
+import runpy, sys, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_beside_a_thread_each_run_of_the_tests_is_a_new_interpreter(tmp_path):
+    """Libraries start some on import beside a GPU: a fork would lose them."""
+    out, err = tmp_path / "out", tmp_path / "err"
+    argv = [str(ROOT / "train_BPTT.py"), "-neuron", "CLFI"]
+    request = {"argv": argv, "cwd": str(tmp_path), "out": str(out), "err": str(err), "limits": [], "timeout": 100}
+    done = subprocess.run(
+        [sys.executable, "-c", HAS_A_THREAD, str(ROOT / "tests/fork_server.py")],
+        input=json.dumps(request) + "\n", env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    pid, code = map(int, done.stdout.split())
+    assert pid
+    assert code == 2
+    assert err.read_text().startswith("train_BPTT.py: error: argument -neuron")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers import assert_refused, run_training, weights_in
-from utils.optim import LAMB, build_schedule
+from utils.optim import LAMB, OPTIMISERS, build_optimizer, build_schedule
 
 STEPS = 5
 
@@ -112,6 +112,35 @@ def test_resumed_bit_for_bit(tmp_path):
     whole, parts = (weights_in(tmp_path / "logs" / name / "checkpoint_latest.pth") for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.fixture
+def memory_as_found():
+    """Fresh memory holds NaN, as it may on a GPU."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.usefixtures("memory_as_found")
+def test_a_first_step_that_overflows_is_skipped_and_leaves_no_trace(name):
+    """float16's gradients do: fused SGD then added to momentum buffers that nobody had written."""
+
+    def after(*gradients):
+        x = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        device = torch.device("cpu")
+        optimizer = build_optimizer(name, [x], lr=0.1, momentum=0.9, weight_decay=0.01, device=device)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+        for gradient in gradients:
+            x.grad = scaler.scale(torch.tensor([gradient, 0.5]))
+            scaler.step(optimizer)
+            scaler.update()
+        return x.detach(), *(value for value in optimizer.state[x].values() if value.dim())
+
+    expected = after(0.25, 0.75)
+    assert all(value.isfinite().all() for value in expected)
+    assert all(map(torch.equal, after(math.inf, 0.25, 0.75), expected))
 
 
 @pytest.mark.parametrize(

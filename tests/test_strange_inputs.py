@@ -9,6 +9,7 @@ from models.batch_norm import BatchNorm2d
 from models.layers import Conv2d, norm_and_fire
 from neurons import LIF, SpikingNeuron, build_neuron
 from neurons.surrogate import atan
+from tests.helpers import device_of
 
 FUSED = ("c", "triton")
 
@@ -17,7 +18,8 @@ FUSED = ("c", "triton")
 def backend(request):
     if request.param == "triton":
         pytest.importorskip("triton")
-    return request.param
+    with device_of(request.param):  # of what a test makes
+        yield request.param
 
 
 class Layer(torch.nn.Module):

@@ -73,8 +73,27 @@ class LAMB(Optimizer):
         x.sub_(group["lr"] * ratio * r)
 
 
+def sgd(parameters: Iterable[nn.Parameter], momentum: float, **how: Any) -> SGD:
+    """torch's SGD, whose momentum buffers start as zeros.
+
+    Its one kernel for all parameters makes them of memory as it finds it, for the first step to write; a first step
+    that the gradient scaler skips, as one that overflows float16, leaves them so, and the next adds to them.
+    """
+    optimizer = SGD(parameters, momentum=momentum, **how)
+    optimizer.register_step_pre_hook(start_momentum)
+    return optimizer
+
+
+def start_momentum(optimizer: Optimizer, _args: object, _kwargs: object) -> None:
+    """Zeros for the momentum buffers that are not there yet: 0·momentum + g is the g that a first step takes."""
+    for group in optimizer.param_groups:
+        for x in group["params"] if group["momentum"] else ():
+            if x.grad is not None and optimizer.state[x].get("momentum_buffer") is None:
+                optimizer.state[x]["momentum_buffer"] = torch.zeros_like(x)
+
+
 OPTIMISERS: dict[str, Callable[..., Optimizer]] = {
-    "SGD": lambda parameters, momentum, **how: SGD(parameters, momentum=momentum, **how),
+    "SGD": sgd,
     "Adam": lambda parameters, momentum, **how: Adam(parameters, **how),
     "AdamW": lambda parameters, momentum, **how: AdamW(parameters, **how),
     "LAMB": lambda parameters, momentum, **how: LAMB(parameters, **how),
