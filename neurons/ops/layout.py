@@ -43,7 +43,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 def empty_frames(x: Tensor) -> Tensor:
     """Room for a sequence with x's frames, one after the other."""
-    return torch.empty_strided(x.shape, (x[0].numel(), *x.stride()[1:]), dtype=x.dtype, device=x.device)
+    return torch.empty_strided(x.shape, (x.shape[1:].numel(), *x.stride()[1:]), dtype=x.dtype, device=x.device)
 
 
 def empty_state(x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def run_norm_fire_backward(x, weight, bias, mean, var, n, table, saved, g_spikes
 
 def frames_like(x: Tensor, g: Tensor) -> Tensor:
     """A gradient [T, …] in x's dtype and the layout of its frames, one after the other."""
-    if g.dtype == x.dtype and g.stride() == (x[0].numel(), *x.stride()[1:]):
+    if g.dtype == x.dtype and g.stride() == (x.shape[1:].numel(), *x.stride()[1:]):
         return g
     return empty_frames(x).copy_(g)
 
@@ -77,7 +77,7 @@ def as_it_lay(x: Tensor, frame: tuple[int, ...]) -> Tensor:
     """
     if x.stride()[1:] == frame:
         return x
-    return torch.empty_strided(x.shape, (x[0].numel(), *frame), dtype=x.dtype, device=x.device).copy_(x)
+    return torch.empty_strided(x.shape, (x.shape[1:].numel(), *frame), dtype=x.dtype, device=x.device).copy_(x)
 
 
 def refuse_batches(backend: str, grads: Sequence[Tensor | None]) -> None:

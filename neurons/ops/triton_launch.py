@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from .dynamics import Inputs
@@ -19,6 +18,7 @@ from .triton_tiling import (
     STREAM,
     Call,
     Frame,
+    cdiv,
     chunk_length,
     in_rows,
     launch,
@@ -79,10 +79,10 @@ class TritonKernels(NormKernels):
     def saved_for(self, inputs: Inputs) -> Tensors:
         """The states before each chunk of time steps but the first, [T / K − 1, frame] each; nothing if T ≤ 8."""
         x = inputs.x
-        chunks = triton.cdiv(x.shape[0], chunk_length(x.shape[0]))
+        chunks = cdiv(x.shape[0], chunk_length(x.shape[0]))
         if chunks == 1:
             return ()
-        return tuple(x.new_empty(chunks - 1, x[0].numel(), dtype=torch.float32) for _ in inputs.dynamics.states)
+        return tuple(x.new_empty(chunks - 1, x.shape[1:].numel(), dtype=torch.float32) for _ in inputs.dynamics.states)
 
     def statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance of each (t, c) of x [T, N, C, H, W] in channels_last order, float32 [T, C]."""
@@ -142,7 +142,7 @@ class TritonKernels(NormKernels):
         self._moments(x, mean, var, norm.weight, norm.bias, scale, shift, norm.eps, norm.merged)
         inputs = inputs._replace(norm=(scale.expand(T, C), shift.expand(T, C)))
         spikes, _, saved = self.forward(inputs, False, train)
-        return spikes, mean, var, x[0].numel() // C * (T if norm.merged else 1), saved
+        return spikes, mean, var, x.shape[1:].numel() // C * (T if norm.merged else 1), saved
 
     def norm_backward(
         self, inputs: Inputs, norm: Norm, mean: Tensor, var: Tensor, n: int | Tensor, saved: Tensors, g_s: Tensor
@@ -176,6 +176,6 @@ def track_by_triton(running: Running, batch: OfBatch) -> None:
     T, C = batch.mean.shape
     mean, var = in_rows(batch.mean), in_rows(batch.var)
     launch(
-        track_kernel, (triton.cdiv(C, CHANNELS), 1, 1), mean, var, *running, T, C, mean.stride(0), var.stride(0),
+        track_kernel, (cdiv(C, CHANNELS), 1, 1), mean, var, *running, T, C, mean.stride(0), var.stride(0),
         batch.correction, batch.momentum, COLS=CHANNELS, num_warps=2,
     )  # fmt: skip

@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from .dynamics import Inputs
@@ -24,6 +23,16 @@ Tensors = tuple[Tensor, ...]
 Grid = tuple[int, int, int]
 
 
+def cdiv(a: int, b: int) -> int:
+    """a/b, rounded up. Triton's own, which kernels may call too, takes 2 µs on the host, and a layer asks 45 times."""
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The least power of 2 that is no less than n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 @dataclass(frozen=True)
 class Tile:
     """Rows and columns of a program's tile, its warps, and how many registers a thread may take (None: all)."""
@@ -35,7 +44,7 @@ class Tile:
 
     def over(self, frame: Frame) -> Tile:
         """As many elements in other rows, if the frame has fewer columns."""
-        columns = min(self.columns, triton.next_power_of_2(frame.columns))
+        columns = min(self.columns, power_of_2(frame.columns))
         return self if frame.flat else replace(self, rows=self.rows * self.columns // columns, columns=columns)
 
     @property
@@ -62,7 +71,7 @@ class Frame:
     @classmethod
     def of(cls, x: Tensor, channels: bool) -> Frame:
         """A frame of x [T, …]; with ``channels`` of x [T, N, C, *] in channels_last order, a column a channel."""
-        size = x[0].numel()
+        size = x.shape[1:].numel()
         if channels:
             return cls(size // max(x.shape[2], 1), x.shape[2], size, False)
         return cls(1, 1, size, True)
@@ -70,8 +79,8 @@ class Frame:
     def tiles(self, tile: Tile) -> tuple[int, int]:
         """How many tiles it takes: along its columns (or none), along its rows."""
         if self.flat:
-            return 1, triton.cdiv(self.size, tile.rows * tile.columns)
-        return triton.cdiv(self.columns, tile.columns), triton.cdiv(self.rows, tile.rows)
+            return 1, cdiv(self.size, tile.rows * tile.columns)
+        return cdiv(self.columns, tile.columns), cdiv(self.rows, tile.rows)
 
     def grid(self, tile: Tile, programs: int) -> Grid:
         """The grid of so many programs along the rows, of as many columns of them as it takes.
@@ -80,8 +89,8 @@ class Frame:
         """
         if self.flat:
             return programs, 1, 1
-        layers = max(1, triton.cdiv(programs, MOST_PROGRAMS[1]))  # an empty frame has no programs
-        return self.tiles(tile)[0], triton.cdiv(programs, layers), layers
+        layers = max(1, cdiv(programs, MOST_PROGRAMS[1]))  # an empty frame has no programs
+        return self.tiles(tile)[0], cdiv(programs, layers), layers
 
 
 def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
@@ -90,7 +99,7 @@ def launch(kernel: Any, grid: Grid, *args: Any, **constants: Any) -> None:
     Raises:
         ValueError: if a GPU has no such grid.
     """
-    if any(n > most for n, most in zip(grid, MOST_PROGRAMS, strict=True)):
+    if grid[0] > MOST_PROGRAMS[0] or grid[1] > MOST_PROGRAMS[1] or grid[2] > MOST_PROGRAMS[2]:
         raise ValueError(f"{kernel.__name__} needs a grid of {grid}; a GPU has one of {MOST_PROGRAMS} at most")
     if 0 in grid:
         return
@@ -106,14 +115,14 @@ def processors(device: torch.device) -> int:
 
 def shared_among(tiles: int, columns: int, device: torch.device, most: int = 1 << 30) -> tuple[int, int]:
     """Programs along the rows that share so many tiles, each in so many columns of tiles; and the tiles of each."""
-    wanted = triton.cdiv(PER_PROCESSOR * processors(device), max(columns, 1))
-    each = triton.cdiv(tiles, max(1, min(wanted, most)))
-    return (triton.cdiv(tiles, each) if each else 0), each
+    wanted = cdiv(PER_PROCESSOR * processors(device), max(columns, 1))
+    each = cdiv(tiles, max(1, min(wanted, most)))
+    return (cdiv(tiles, each) if each else 0), each
 
 
 def chunk_length(T: int) -> int:
     """Steps in a chunk: T is cut evenly into as few chunks of at most ``LONGEST_CHUNK`` as it takes."""
-    return triton.cdiv(T, triton.cdiv(T, LONGEST_CHUNK))
+    return cdiv(T, cdiv(T, LONGEST_CHUNK))
 
 
 class Call:
@@ -161,13 +170,13 @@ def in_rows(terms: Tensor) -> Tensor:
 
 
 def terms_grid(frame: Frame) -> Grid:
-    return triton.cdiv(frame.columns, TERMS), 1, 1
+    return cdiv(frame.columns, TERMS), 1, 1
 
 
 def terms(T: int, programs: int = 0) -> dict[str, int]:
     """How the kernels that make terms of sums are compiled."""
-    steps_of = triton.next_power_of_2(T)
+    steps_of = power_of_2(T)
     constants = {"STEPS": steps_of, "COLS": TERMS, "num_warps": 8}
     if programs:
-        constants["PARTS"] = max(1, min(triton.next_power_of_2(programs), PARTS // (steps_of * TERMS)))
+        constants["PARTS"] = max(1, min(power_of_2(programs), PARTS // (steps_of * TERMS)))
     return constants
