@@ -19,7 +19,8 @@ from data.loader import build_loader
 from data.task import Split
 from models import build_model, replace_neurons
 from models.batch_norm import BatchNorm2d
-from utils.engine import TrainState, train_one_epoch
+from utils.cuda_graph import RecordedPasses
+from utils.engine import TrainState, train_one_epoch, train_step
 from utils.loss import bptt_loss
 from utils.progress import Batches
 
@@ -57,8 +58,10 @@ def step_makers(model: str, T: int, batch: int, dtype: torch.dtype, device: torc
         use_plain_norms(net)
         return training_step(place(net, device).train(), x, labels.repeat(x.shape[1] // batch), dtype)
 
+    graph = {"ours, -cuda_graph": partial(step_by_graph, model, x_seq, labels, dtype)} if device.type == "cuda" else {}
     return {
         "ours": partial(make, leave_alone, True),
+        **graph,
         "step loop": partial(make, partial(functional.set_step_mode, step_mode="s"), False),
         "SpikingJelly's CLIF": partial(make, use_spikingjelly, False),
         "SpikingJelly's CLIF, channels_last": partial(make, use_spikingjelly, True),
@@ -107,6 +110,16 @@ def training_step(net: nn.Module, x_seq: Tensor, labels: Tensor, dtype: torch.dt
         scaler.update()
 
     return Contender({"step": step})
+
+
+def step_by_graph(model: str, x_seq: Tensor, labels: Tensor, dtype: torch.dtype) -> Contender:
+    """A step of the training script with ``-cuda_graph``: forward, loss and backward are launched at once."""
+    torch.manual_seed(SEED)
+    net = place(build_model(model), x_seq.device).train()
+    precision, passes = None if dtype == torch.float32 else dtype, RecordedPasses()
+    optimizer = OPTIMIZER(net.parameters())
+    state = TrainState(net, optimizer, bptt_loss, x_seq.device, amp_dtype=precision, seed=SEED, passes=passes)
+    return Contender({"step": partial(train_step, state, x_seq, labels)})
 
 
 def convolutions_alone(model: str, x_seq: Tensor, dtype: torch.dtype) -> Contender:
