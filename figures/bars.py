@@ -10,7 +10,7 @@ from statistics import mean
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .panels import NAMES, Line, Panel, finish, make_figure, standard_error, style_of
+from .panels import NAMES, Line, Panel, finish, make_figure, shown, standard_error, style_of
 from .style import HATCHES, WIDTH, in_style, save_figure
 
 LOOK_OF = {name: neuron for neuron, name in NAMES.items()}
@@ -39,7 +39,7 @@ def draw_bars(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
                     if not line.points:
                         axes.annotate(f"{height:.2f}", (place, height), ha="center", fontsize=6, xytext=(0, 2),
                                       textcoords="offset points")  # fmt: skip
-            names = [NAMES.get(line.label, line.label) for line in panel.lines]
+            names = [shown(line.label) for line in panel.lines]
             axes.set_xticks(range(len(names)), names, fontsize=6 if len(names) > 5 else 7)
             axes.grid(visible=False, axis="x")
             if heights:
@@ -68,7 +68,7 @@ def draw_parts(rows: Mapping[str, Sequence[float]], parts: Sequence[str], path: 
             look = LOOK_OF.get(label, label)
             style = style_of(Line(label, look=look), number)
             places = [k + (number - (len(rows) - 1) / 2) * width for k in range(len(parts))]
-            bars = axes.bar(places, heights, width, label=label, color=style["color"], alpha=0.75,
+            bars = axes.bar(places, heights, width, label=shown(label), color=style["color"], alpha=0.75,
                             hatch=HATCHES.get(look, ""), edgecolor="black", linewidth=0.6)  # fmt: skip
             axes.bar_label(bars, [f"{h:.3g}" if h else "" for h in heights], fontsize=6, rotation=90, padding=3)
         axes.set_yscale("log")
@@ -100,7 +100,7 @@ def draw_heat(panels: Sequence[Panel], path: Path, *, x_label: str, line_label: 
                         axes.text(x, y, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black",
                                   fontsize=7)  # fmt: skip
             axes.set_xticks(range(len(columns)), [f"{x:g}" for x in columns])
-            axes.set_yticks(range(len(panel.lines)), [line.label for line in panel.lines])
+            axes.set_yticks(range(len(panel.lines)), [shown(line.label) for line in panel.lines])
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
             figure.colorbar(image, ax=axes, label=value_label)

@@ -17,6 +17,7 @@ from .panels import (
     finish,
     hollow,
     make_figure,
+    shown,
     standard_deviation,
     standard_error,
     style_of,
@@ -92,7 +93,7 @@ def draw_by_epoch(panel: Panel, axes: Axes, *, is_loss: bool) -> None:
             axes.axvline(line.event, color=style["color"], linestyle=":", linewidth=0.9)
         low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
         axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     values = [mean(values) for line in panel.lines for values in line.points.values()]
     if is_loss and values and min(values) > 0 and max(values) > 8 * min(values):
         axes.set_yscale("log")
@@ -107,7 +108,7 @@ def draw_rates(panels: Sequence[Panel], path: Path) -> None:
         figure, all_axes = make_figure(len(panels))
         for panel, axes in zip(panels, all_axes, strict=True):
             draw_points(panel, axes)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_ylim(bottom=0)
             finish(axes, panel, "neuron layer", "firing rate (spikes per step)")
         add_legend(figure, panels)
@@ -146,7 +147,7 @@ def draw_columns(
                 part = {c: values for c, values in line.points.items() if (c not in apart) == joined}
                 means, deviations = [[f(v) for v in part.values()] for f in (mean, standard_deviation)]
                 look = style if joined else {**style, "linestyle": "none"}
-                label = line.label if joined else None
+                label = shown(line.label) if joined else None
                 axes.errorbar([columns.index(c) for c in part], means, deviations, **look, capsize=2, label=label)
             if line.label in levels:
                 axes.axhline(levels[line.label], color=style["color"], linestyle="--", linewidth=0.8)

@@ -61,6 +61,11 @@ def standard_deviation(values: Sequence[float]) -> float:
     return stdev(values) if len(values) > 1 else 0.0
 
 
+def shown(label: str) -> str:
+    """A label as it is read: a dollar sign in the name of a run starts no formula."""
+    return NAMES.get(label, label).replace("$", r"\$")
+
+
 def style_of(line: Line, number: int) -> dict[str, Any]:
     """A neuron's own style, else one by its place."""
     return dict(NEURON_STYLES.get(line.look or line.label) or SERIES_STYLES[number % len(SERIES_STYLES)])
@@ -84,7 +89,7 @@ def make_figure(panels: int, height: float = HEIGHT) -> tuple[Figure, list[Axes]
 
 
 def finish(axes: Axes, panel: Panel, x_label: str, y_label: str) -> None:
-    axes.set_title(panel.title)
+    axes.set_title(shown(panel.title))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
 
@@ -92,7 +97,7 @@ def finish(axes: Axes, panel: Panel, x_label: str, y_label: str) -> None:
 def add_legend(figure: Figure, panels: Sequence[Panel]) -> None:
     """One legend for all panels, under them; a key for the paper's values where there are some."""
     lines = {line.label: style_of(line, number) for panel in panels for number, line in enumerate(panel.lines)}
-    keys = [Line2D([], [], **style, label=NAMES.get(label, label)) for label, style in lines.items()]
+    keys = [Line2D([], [], **style, label=shown(label)) for label, style in lines.items()]
     if any(line.paper for panel in panels for line in panel.lines):
         keys.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linewidth=0.7, label="paper"))
     key_width = 0.6 + 0.065 * max(len(str(key.get_label())) for key in keys)  # inches

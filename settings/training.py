@@ -143,7 +143,8 @@ class Settings:
     tf32: bool = option(False, help="round the factors of float32 products to TF32 on CUDA: faster, with 10 bits of "
         "mantissa", group=SPEED, role=MAY_CHANGE, inference=ASKED)  # fmt: skip
     cuda_graph: bool = option(False, help="launch a step's forward and backward at once, as a CUDA graph: one GPU, "
-        "without -checkpoint and -switch_neuron; the same to the bit, and several times as fast", group=SPEED, role=MAY_CHANGE)  # fmt: skip
+        "without -checkpoint and -switch_neuron; the same to the bit, and several times as fast", group=SPEED,
+        role=MAY_CHANGE)  # fmt: skip
 
     sync_bn: bool = option(True, help="with several ranks (torchrun): batch norm over all of a batch; -no_sync_bn is "
         "over each rank's share", group=RUN, role=IDENTITY, off="-no_sync_bn")  # fmt: skip

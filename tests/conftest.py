@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # pytest -n: OpenMP's threads of severa
 import pytest
 import torch
 
+from tests.helpers import COUNTED, ENVIRONMENT
 from tests.interpreter import replace_the_language_once_per_launch
 
 if not torch.cuda.is_available():
@@ -23,10 +24,20 @@ pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference", "tests.fi
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is long is slow, too; no lines are counted where they are repeated without end, or kernels interpreted."""
+    """What is long is slow, too. Lines are counted in the tests that are not slow: it takes a third more of their time;
+    nor where kernels are interpreted: there it takes as long again."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker("slow")
         file = item.path.stem
-        if file.startswith("test_fuzz") or ("triton" in item.name and file != "test_triton"):  # half of their time
+        interpreted = "triton" in item.name and file != "test_triton"
+        if item.get_closest_marker("slow") or file.startswith("test_fuzz") or interpreted:
             item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True)
+def uncounted_processes(request, monkeypatch):
+    """Where no lines are counted, they are not in the processes that a test starts either."""
+    if request.node.get_closest_marker("no_cover"):
+        monkeypatch.delenv(COUNTED, raising=False)
+        monkeypatch.delitem(ENVIRONMENT, COUNTED, raising=False)

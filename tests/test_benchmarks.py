@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -19,17 +18,16 @@ from benchmarks.layers import growth_name
 from benchmarks.parity import compare, near_ties
 from benchmarks.tables import busy_markdown, busy_share, case_markdown, parity_markdown
 from neurons import build_neuron
+from tests.helpers import ENVIRONMENT, ROOT
 from utils.cli import UsageError
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-ENVIRONMENT.pop("TRITON_INTERPRET", None)
 
 
 def benchmark(*args):
     command = [sys.executable, "-m", "benchmarks", *map(str, args)]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")

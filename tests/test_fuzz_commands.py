@@ -51,7 +51,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(800, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [25, pytest.param(800, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     "command",
     ["list", *(pytest.param(each, marks=pytest.mark.slow) for each in ("report small", "compare", "-resume"))],

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from deploy.conversion import Score, calibrate
+from figures import bars, lines
+from figures.panels import Line, Panel
 from neurons import build_neuron
 from tests.helpers import ENVIRONMENT, SCRIPT, TIMEOUT
 from utils import progress
@@ -126,3 +128,22 @@ def test_title_learning_rate_and_best_epoch_are_shown(tmp_path, monkeypatch):
     for axes in figure.axes:
         assert [line.get_label() for line in axes.lines][-1] == "best: epoch 1, 60.00%"
         assert list(axes.lines[-1].get_xdata()) == [1, 1]
+
+
+FORMULA = r"a$\frac{$b"  # a name with dollar signs, which matplotlib would read as a formula, and a broken one
+
+
+def test_a_name_with_dollar_signs_is_a_name_in_every_figure(tmp_path):
+    """A run of that name ended in a traceback after its first epoch."""
+    (tmp_path / FORMULA).mkdir()
+    draw_curves(rows_of(50.0), tmp_path / FORMULA / "curves.png")
+    line = Line(FORMULA, {1: [50.0, 60.0], 2: [70.0]}, {1: 55.0})
+    panels, file = [Panel(FORMULA, [line])], tmp_path / "figure"
+    bars.draw_bars(panels, file, y_label="y")
+    bars.draw_parts({FORMULA: [1.0, 2.0]}, ["a", "b"], file, y_label="y")
+    bars.draw_heat(panels, file, x_label="x", line_label="l", value_label="v")
+    lines.draw_lines(panels, file, x_label="x", y_label="y", powers_of_two=False)
+    lines.draw_curves(panels, file, y_label="y")
+    lines.draw_runs(panels, file)
+    lines.draw_rates(panels, file)
+    lines.draw_columns([Line(FORMULA, {"a": [1.0]})], {}, (), file, x_label="x", y_label="y")

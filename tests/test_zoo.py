@@ -39,8 +39,12 @@ def test_cards_are_those_of_the_registry():
     assert (utils.zoo.ZOO / CARDS).read_text() == cards(REGISTRY), "run python -m zoo"
 
 
+# one network over Fashion-MNIST's 10,000 images takes 20 seconds
+LONG = ("fashion_mnist_LIF", "fashion_mnist_CLIF_as_LIF")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in REGISTRY])
 def test_evaluation_prints_what_its_card_says(name, tmp_path, monkeypatch, capsys):
     """To one test image (of 10,000: six) and 0.005 of the loss: sums run in another order on another processor."""
     if name.startswith("fashion_mnist") and not DEBIAN.is_dir():

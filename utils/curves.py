@@ -18,7 +18,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.8), layout="constrained")
-    figure.suptitle(path.resolve().parent.name, fontsize="medium")
+    figure.suptitle(path.resolve().parent.name, fontsize="medium", parse_math=False)
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) < 30 else None
     panels = figure.subplots(1, 3)
