@@ -75,6 +75,7 @@ def run_training(
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "stdout", Path(folder) / "stderr"
+        out.touch(), err.touch()  # a run may be killed before it opens them
         request = {
             "argv": argv,
             "cwd": str(cwd),
