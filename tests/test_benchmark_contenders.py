@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.layers import growth_name, neuron_makers, onm_makers
 from benchmarks.measuring import Case, growth_verdict, run_case
-from benchmarks.networks import leave_alone, step_makers, use_plain_norms, use_spikingjelly
+from benchmarks.networks import leave_alone, step_by_graph, step_makers, use_plain_norms, use_spikingjelly
 from benchmarks.tables import case_markdown
 from benchmarks.timing import Contender, flatness, measure, summarise
 from models import build_model
 from models.statistics import batch_norms
 from neurons import SpikingNeuron
 from tests.helpers import ROOT
+from utils.cuda_graph import RecordedPasses
 
 CPU = torch.device("cpu")
 
@@ -221,3 +222,15 @@ class Convolutions(TorchDispatchMode):
         elif func is torch.ops.aten.convolution_backward.default:  # grad, input, weight, …, which are wanted
             self.backward += args[0].numel() * args[2][0].numel() * sum(args[-1][:2])
         return out
+
+
+def test_a_step_by_graph_is_the_training_script_s_step():
+    """Up to the fourth of a shape, which wants a GPU; tests/test_cuda_graph.py goes on from there."""
+    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([3, 7])
+    contender = step_by_graph("snn5_noAP", images.expand(2, -1, -1, -1, -1), labels, torch.float32)
+    (state, *_) = contender.phases["step"].args
+    before = [weight.clone() for weight in state.net.parameters()]
+    contender.run()
+    assert state.step == 1
+    assert isinstance(state.passes, RecordedPasses)
+    assert not all(map(torch.equal, before, state.net.parameters()))
