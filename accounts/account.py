@@ -9,9 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from figures.bars import draw_parts
-from figures.lines import draw_rates
-from figures.panels import Line, Panel
 from utils.cli import UsageError
 from utils.output import markdown_table, write_json
 
@@ -109,6 +106,9 @@ def write_account(
         synops: of the network, counted in other ways.
         about: what else belongs into the JSON.
     """
+    from figures.lines import draw_rates  # here: an evaluation that draws nothing has no use for matplotlib
+    from figures.panels import Line, Panel
+
     kind = KIND_OF[neuron]
     T, rates = profile.T, profile.firing_rates()
     energy, counted = {"ReLU": dense.memory_energy("relu")}, {"ReLU": dense.operations("relu", 1)}
@@ -130,7 +130,7 @@ def write_account(
         f"Firing rate by layer (Figure 11): spikes / (neurons · T · samples); mean over layers {mean_rate:.4f}\n",
         markdown_table(["layer", "firing rate"], [[name, f"{rate:.4f}"] for name, rate in rates.items()]),
     ])  # fmt: skip
-    (folder / "account.md").write_text(text)
+    (folder / "account.md").write_text(text, encoding="utf-8")
     content = {**about, "parameters": params, "relu_macs": macs, "samples": profile.samples, "firing_rates": rates}
     content["synaptic_operations"] = synops.as_dict()
     write_json(folder / "account.json", content | as_json(energy, counted))
@@ -147,6 +147,8 @@ def draw_energy(rows: Mapping[str, EnergyBreakdown], path: Path) -> None:
         rows: label → breakdown.
         path: without a suffix.
     """
+    from figures.bars import draw_parts
+
     energies = {
         label: [breakdown.energy[name] / (1e3 if name.endswith("uJ") else 1) for name in PARTS]
         for label, breakdown in rows.items()

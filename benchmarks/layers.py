@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional, layer, surrogate
 from spikingjelly.activation_based import neuron as spikingjelly_neuron
 from torch import Tensor, nn
 
-from neurons import NEURONS, SpikingNeuron, build_neuron
+from neurons import NEURONS, TAU, SpikingNeuron, build_neuron
 
 from .timing import Contender, Makers
 
@@ -27,7 +27,7 @@ SPIKINGJELLY = {
     ),
     "LIF": partial(
         spikingjelly_neuron.LIFNode,
-        tau=2.0,
+        tau=TAU,
         decay_input=False,
         v_reset=None,
         surrogate_function=surrogate.Sigmoid(alpha=4.0),  # ours at alpha = 1

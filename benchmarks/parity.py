@@ -21,7 +21,7 @@ GRADIENT = 1e-5  # largest error, over the largest gradient
 # behind a batch norm, and in the gradients of weights, long sums are taken in another order: both are wider
 TIE_NORM, GRADIENT_SUMS = 1e-5, 1e-4
 NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None), ("KLIF", None), ("GLIF", None), ("ILIF", None))
-TAU, ALPHA = 1.7, 0.8  # none of them a power of two
+OTHER_TAU, OTHER_ALPHA = 1.7, 0.8  # no defaults, and no powers of two
 
 
 def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def build(
     backend: str,
 ) -> SpikingNeuron:
     """A neuron with a time constant and a surrogate's width of its own, and the same weights each time."""
-    options = {"tau": TAU, "v_reset": v_reset, "surrogate": surrogate, "alpha": ALPHA}
+    options = {"tau": OTHER_TAU, "v_reset": v_reset, "surrogate": surrogate, "alpha": OTHER_ALPHA}
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         neuron = build_neuron(name, backend=backend, keep_state=False, T=T, **options).to(device)

@@ -56,7 +56,9 @@ def busy_share(seconds: float = 2.0) -> float:
     """The share of the processors' time that other work takes, over so many seconds."""
 
     def spent() -> tuple[int, int]:
-        times = list(map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]))  # of all processors
+        times = list(
+            map(int, Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:9])
+        )  # of all processors
         return sum(times), times[3] + times[4]  # idle, and waiting for a disk
 
     try:

@@ -200,7 +200,7 @@ def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
     BUFFERS.release()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the warm-up freed goes back to the system
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from zero
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts from zero
     except (OSError, AttributeError):
         return None
     held = resident_kib("VmRSS")
@@ -210,7 +210,7 @@ def peak_memory_mib(contender: Contender, device: torch.device) -> float | None:
 
 def resident_kib(field: str) -> int:
     """Resident memory of this process on Linux: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 

@@ -86,7 +86,7 @@ def read_index(folder: Path, files: list[Path]) -> dict[str, Entry]:
     kept = folder / "labels.json"
     stats = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
     try:
-        index = {name: Entry(*entry) for name, entry in json.loads(kept.read_text()).items()}
+        index = {name: Entry(*entry) for name, entry in json.loads(kept.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged: made again
         index = {}
     if {name: (entry.length, entry.changed) for name, entry in index.items()} == stats and list(index) == list(stats):
@@ -98,7 +98,7 @@ def read_index(folder: Path, files: list[Path]) -> dict[str, Entry]:
         index[file.name] = Entry(*stats[file.name], len(frames), label, digest)
     scratch = kept.with_name(f".{uuid4().hex}.json")
     try:
-        scratch.write_text(json.dumps(index))
+        scratch.write_text(json.dumps(index), encoding="utf-8")
         scratch.replace(kept)
     except OSError:  # a folder that is only readable: the next run opens the files again
         scratch.unlink(missing_ok=True)

@@ -115,7 +115,7 @@ def read_trials(recordings: Path, split: str) -> list[str]:
     """File names of the recordings of one side of the split."""
     path = recordings / f"trials_to_{split}.txt"
     try:
-        return path.read_text().split()
+        return path.read_text(encoding="utf-8").split()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); unpack DvsGesture.tar.gz again") from error
 

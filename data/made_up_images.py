@@ -61,8 +61,12 @@ def write_tiny_imagenet(root: Path, classes: int = 4, per_class: int = 6, val_pe
     folder = Path(root) / "tiny-imagenet-200"
     (folder / "val" / "images").mkdir(parents=True)
     wnids = [f"n{1000 + 7 * k:08d}" for k in range(classes)]
-    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in reversed(wnids)))  # there they are not sorted
-    (folder / "words.txt").write_text("".join(f"{wnid}\tthing {k}, object\n" for k, wnid in enumerate(wnids)))
+    (folder / "wnids.txt").write_text(
+        "".join(f"{wnid}\n" for wnid in reversed(wnids)), encoding="utf-8"
+    )  # there they are not sorted
+    (folder / "words.txt").write_text(
+        "".join(f"{wnid}\tthing {k}, object\n" for k, wnid in enumerate(wnids)), encoding="utf-8"
+    )
     annotations: list[str] = []
     for k, wnid in enumerate(wnids):
         images = folder / "train" / wnid / "images"
@@ -74,7 +78,7 @@ def write_tiny_imagenet(root: Path, classes: int = 4, per_class: int = 6, val_pe
             name = f"val_{len(annotations)}.JPEG"
             Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / "val" / "images" / name)
             annotations.append(f"{name}\t{wnid}\t0\t32\t44\t62\n")
-    (folder / "val" / "val_annotations.txt").write_text("".join(annotations))
+    (folder / "val" / "val_annotations.txt").write_text("".join(annotations), encoding="utf-8")
     return folder
 
 

@@ -28,7 +28,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     remove_abandoned(parent)
     scratch = parent / f"{MARK}{uuid4().hex}"
     lock = scratch.with_suffix(".lock")
-    with lock.open("w") as file:
+    with lock.open("w", encoding="utf-8") as file:
         try:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -45,7 +45,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def remove_abandoned(parent: Path) -> None:
     """Remove the scratch folders in ``parent`` whose processes are gone, where that can be told."""
     for lock in parent.glob(f"{MARK}*.lock"):
-        with suppress(OSError), lock.open("r+") as file:  # held by another process, or gone meanwhile
+        with suppress(OSError), lock.open("r+", encoding="utf-8") as file:  # held by another process, or gone meanwhile
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
             lock.unlink()

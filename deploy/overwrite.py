@@ -68,7 +68,7 @@ def check_not_in_the_way(run: Namespace, out_dir: Path) -> None:
 def is_of(run: Namespace, path: Path) -> bool:
     """Whether an evaluation.json is of the same checkpoint, run the same way."""
     try:
-        there = json.loads(path.read_text())
+        there = json.loads(path.read_text(encoding="utf-8"))
         return there["setting"] == setting_of(run) and Path(there["checkpoint"]).absolute() == run.resume.absolute()
     except (OSError, ValueError, TypeError, KeyError):
         return False

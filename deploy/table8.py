@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from figures.lines import draw_columns
-from figures.panels import Line
 from settings.inference import KEPT
 from utils.cli import OneLineParser, UsageError
 from utils.curves import COLUMN
@@ -175,6 +173,9 @@ def draw(rows: Mapping[str, Row], path: Path) -> None:
     Raises:
         ValueError: if there are more networks than styles.
     """
+    from figures.lines import draw_columns  # here: an evaluation that draws nothing has no use for matplotlib
+    from figures.panels import Line
+
     lines = [Line(label, {c: row[c] for c in row if c != AS_TRAINED}) for label, row in rows.items()]
     draw_columns(
         lines,
@@ -190,8 +191,8 @@ def write_table(results: Sequence[Mapping[str, Any]], folder: Path, name: str) -
     """Write ``name``.md, .csv, .json, .png and .pdf into ``folder``; returns the Markdown."""
     rows = rows_of(results)
     text = markdown(rows)
-    (folder / f"{name}.md").write_text(text)
-    (folder / f"{name}.csv").write_text(as_csv(rows))
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.csv").write_text(as_csv(rows), encoding="utf-8")
     write_json(folder / f"{name}.json", results[0] if len(results) == 1 else {"rows": rows, "sweeps": list(results)})
     draw(rows, folder / name)
     return text
@@ -205,7 +206,7 @@ def main(argv: list[str] | None = None) -> None:
     results = []
     for path in args.sweeps:
         try:
-            results.append(json.loads(path.read_text()))
+            results.append(json.loads(path.read_text(encoding="utf-8")))
             columns_of(results[-1])
         except (OSError, ValueError, KeyError, TypeError):
             raise UsageError(f"{path} is no sweep.json of inference.py; make it with inference.py -sweep") from None

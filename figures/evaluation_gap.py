@@ -122,7 +122,7 @@ def label_of(network: Mapping[str, Any]) -> str:
 def write(networks: Sequence[Mapping[str, Any]], folder: Path, made_with: Mapping[str, Any]) -> str:
     """Write evaluation_gap.json, .md, .png and .pdf; returns the Markdown."""
     text = table(networks)
-    (folder / "evaluation_gap.md").write_text(text)
+    (folder / "evaluation_gap.md").write_text(text, encoding="utf-8")
     quantities = {
         f"{network['neuron']}, {PARTS[part]}, {way}": acc
         for network in networks

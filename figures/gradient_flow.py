@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         flows = [flow_of({**settings, "neuron": neuron}, None, args.b) for neuron in args.neuron]
     text = table(flows)
     with written_aside(args.out_dir) as folder:
-        (folder / "gradient_flow.md").write_text(text)
+        (folder / "gradient_flow.md").write_text(text, encoding="utf-8")
         content = {"quantities": quantities(flows), "networks": flows, "made_with": environment(CPU)}
         write_json(folder / "gradient_flow.json", content)
         draw(flows, folder / "gradient_flow")

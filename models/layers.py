@@ -31,7 +31,7 @@ def slow_halves(cpuinfo: Path = Path("/proc/cpuinfo"), machine: str = platform.m
     Intel with AVX-512 BF16 and no AMX; float16 takes 13 to 23 times as long on that AMD.
     """
     try:
-        flags = cpuinfo.read_text() if machine == "x86_64" else None
+        flags = cpuinfo.read_text(encoding="utf-8") if machine == "x86_64" else None
     except OSError:
         flags = None
     if flags is None:

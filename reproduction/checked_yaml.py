@@ -22,7 +22,7 @@ def read_yaml(path: Path) -> Any:
         RecipeError: if it cannot be read, or is no YAML.
     """
     try:
-        return yaml.load(path.read_text(), Loader=StrictLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{path}: {error.problem}{line}") from None

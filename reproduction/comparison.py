@@ -126,8 +126,8 @@ def write_report(recipe: Recipe, seeds: Sequence[int] | None, results: Results, 
     with written_aside(out_dir) as folder:
         pictures = write_pictures(recipe, outcomes, results, folder)
         text = markdown(recipe, outcomes, [path.name for path in pictures], pairs)
-        (folder / f"{recipe.name}.md").write_text(text)
-        (folder / f"{recipe.name}.csv").write_text(as_csv(rows))
+        (folder / f"{recipe.name}.md").write_text(text, encoding="utf-8")
+        (folder / f"{recipe.name}.csv").write_text(as_csv(rows), encoding="utf-8")
         content = {"title": recipe.title, "rows": [asdict(row) for row in rows],
                    "paired": [pair.as_dict() for pair in pairs], "quoted": dict(recipe.quoted)}  # fmt: skip
         write_json(folder / f"{recipe.name}.json", content)

@@ -51,7 +51,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     results: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json")):
         if path.name != DONE:
-            results |= json.loads(path.read_text())
+            results |= json.loads(path.read_text(encoding="utf-8"))
     return Evaluation(folder, about, results)
 
 
@@ -62,7 +62,7 @@ def read_done(folder: Path) -> dict[str, Any]:
         OSError, ValueError: if it cannot be read, or holds what :data:`ABOUT` does not.
     """
     path = folder / DONE
-    about = json.loads(path.read_text())
+    about = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(about, dict) or any(n in about and not isinstance(about[n], kind) for n, kind in ABOUT.items()):
         raise ValueError(f"{path} does not say how a run was made")
     date = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
@@ -97,7 +97,7 @@ def key_of_command(words: list[str], runs_dir: Path) -> tuple[str, tuple[str, ..
     kept = [word for word, before in zip(words, ["", *words], strict=False) if not {word, before} & runners]
     checkpoint = Path(kept[kept.index("-resume") + 1])
     kept[kept.index("-resume") + 1] = "{of}/" + checkpoint.name
-    config = json.loads((runs_dir / checkpoint.parent.name / "config.json").read_text())
+    config = json.loads((runs_dir / checkpoint.parent.name / "config.json").read_text(encoding="utf-8"))
     return read_command(shlex.join(kept)).identity, (identity(TRAIN, config),), config["seed"]
 
 

@@ -198,7 +198,7 @@ class Results:
 def key_of_training(config: Path) -> Key | None:
     """What tells the run of a config.json from others; None if it is torn."""
     try:
-        settings = json.loads(config.read_text())
+        settings = json.loads(config.read_text(encoding="utf-8"))
         return identity(TRAIN, settings), (), settings["seed"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -117,7 +117,7 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
     in_common = {name: runs[0].settings[name] for name in COMPARED if name not in differing}
     with written_aside(out_dir) as folder:
         draw_runs(panels_of(groups), folder / NAME)
-        (folder / f"{NAME}.md").write_text(text)
+        (folder / f"{NAME}.md").write_text(text, encoding="utf-8")
         write_json(folder / f"{NAME}.json", {"in_common": in_common, "differing": differing,
                                              "runs": [as_dict(run) for run in runs],
                                              "paired": [pair.as_dict() for pair in pairs]})  # fmt: skip
@@ -163,7 +163,7 @@ def firing_rate_in(folder: Path) -> float | None:
     if path is None:
         return None
     try:
-        rates = [float(rate) for rate in json.loads(path.read_text())["firing_rates"].values()]
+        rates = [float(rate) for rate in json.loads(path.read_text(encoding="utf-8"))["firing_rates"].values()]
         if not all(0 <= rate < float("inf") for rate in rates):
             raise ValueError("no rate")
         return mean(rates)

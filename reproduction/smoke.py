@@ -9,6 +9,7 @@ nothing.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import multiprocessing
@@ -28,12 +29,15 @@ import torch
 
 from data import DATASETS, describe
 from utils.cli import exchange_of
+from utils.curves import draw_curves
 
 from .commands import INFER, TRAIN, Command
 from .recipe import Recipe, Run
 
-# in which commands of one case may differ
-NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b", "train_fraction", "drop_rate", "bptt_k")
+# In what commands of one case may differ: numbers, given or not …
+NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b")
+# … and numbers that more than a number depends on: with one another part of the code runs than without.
+SWITCHING_NUMBERS = ("train_fraction", "drop_rate", "bptt_k")
 LESS = {"figures.evaluation_gap": ("-samples", "10")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
 TWO_RESETS = ("-v_resets", "soft", "-0.06")
@@ -77,8 +81,8 @@ def cases_of(recipes: Sequence[Recipe], runs: Mapping[str, Run]) -> list[Case]:
 
 def kind_of(command: Command) -> list[Any]:
     """The program and its options, numbers that may differ within a case left out."""
-    given = dict(command.given)
-    for name in NUMBERS:
+    given = {name: value for name, value in command.given.items() if name not in NUMBERS}
+    for name in SWITCHING_NUMBERS:
         if name in given:
             given[name] = "any"
     if "switch_neuron" in given:
@@ -111,7 +115,7 @@ def smoke(recipes: Sequence[Recipe], runs: Mapping[str, Run], processes: int) ->
     cases = cases_of(recipes, runs)
     with TemporaryDirectory(prefix="smoke-") as folder:
         write_data(Path(folder), [case.command.settings for case in cases if case.command.trains])
-        load_libraries([case.command for case in cases])
+        load_libraries([case.command for case in cases], Path(folder) / "curves.png")
         print("seconds  result  what is started (how many of the recipes' commands differ from it in numbers at most)")
         run_cases(cases, Path(folder), processes)
     failed = [case for case in cases if case.error]
@@ -146,7 +150,7 @@ def run_cases(cases: Sequence[Case], folder: Path, processes: int) -> None:
             case, began = running.pop(process)
             process.join()
             case.seconds = time.monotonic() - began
-            lines = (folder / f"{case.name}.log").read_text(errors="replace").split("\n")
+            lines = (folder / f"{case.name}.log").read_text(errors="replace", encoding="utf-8").split("\n")
             last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
             report(case, f"exit code {process.exitcode}: {last}" if process.exitcode else "")
             if case.name not in read:
@@ -167,9 +171,9 @@ def report(case: Case, error: str) -> None:
     switches = [
         f"-{name}" + ("" if value is True else f" {value}")
         for name, value in case.command.given.items()
-        if name not in (*NUMBERS, "dataset", "model", "neuron", "T", "resume", "switch_neuron")
+        if name not in (*NUMBERS, *SWITCHING_NUMBERS, "dataset", "model", "neuron", "T", "resume", "switch_neuron")
     ]
-    switches += [f"-{name}" for name in ("bptt_k", "switch_neuron", "drop_rate") if name in case.command.given]
+    switches += [f"-{name}" for name in (*SWITCHING_NUMBERS, "switch_neuron") if name in case.command.given]
     line = " ".join([case.command.program, *where, *switches])
     print(f"{case.seconds:7.1f}  {'FAILED' if error else 'ok':<6}  {line} ({len(case.of)})", flush=True)
 
@@ -201,7 +205,7 @@ def options_of(case: Case, folder: Path) -> list[str]:
 
 def start(case: Case, options: list[str], log: Path) -> None:
     """In a process of its own: call a program with its options."""
-    sys.stdout = sys.stderr = log.open("w", buffering=1)
+    sys.stdout = sys.stderr = log.open("w", buffering=1, encoding="utf-8")
     for fd in (1, 2):  # what is not Python's
         os.dup2(sys.stdout.fileno(), fd)
     torch.set_num_threads(1)
@@ -211,12 +215,14 @@ def start(case: Case, options: list[str], log: Path) -> None:
     importlib.import_module(case.command.program.removesuffix(".py")).main(options)
 
 
-def load_libraries(commands: Sequence[Command]) -> None:
-    """Import what the commands import, so that each fork has it."""
+def load_libraries(commands: Sequence[Command], drawn: Path) -> None:
+    """Import what the commands import and draw one picture, so that each fork has the libraries and their fonts."""
     modules = {command.program.removesuffix(".py") for command in commands} | {"torch.utils.tensorboard"}
     datasets = {command.settings["dataset"] for command in commands if command.trains}
     for module in sorted(modules | {f"data.{DATASETS[dataset].split('.')[0]}" for dataset in datasets}):
         importlib.import_module(module)
+    draw_curves([{"epoch": 0}], drawn)
+    gc.freeze()  # a fork's collector then leaves their pages shared
 
 
 def data_dir(folder: Path, settings: Mapping[str, Any]) -> Path:

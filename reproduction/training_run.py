@@ -88,7 +88,7 @@ def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
         return None
     rows, left_out = read_rows(metrics)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         about = {name: config.pop(name) for name in (*ABOUT, "made_with", "date") if name in config}
         if not isinstance(about.get("made_with", {}), dict):
             raise ValueError("versions and device are to be a mapping")

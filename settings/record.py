@@ -52,7 +52,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: if it is not there or cannot be read.
     """
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"no settings at {path}") from None
     except OSError as error:

@@ -43,7 +43,7 @@ def find_checkpoint(s: Settings, ranks: Ranks) -> Resumed | None:
 
     Raises:
         CheckpointError: if it cannot be read, or is of another run.
-        UsageError: if ``-resume auto`` finds this run trained by another number of ranks.
+        UsageError: if ``-resume auto`` finds this run trained by another number of ranks, or one that may be this.
     """
     path = s.resume
     if path == AUTO:
@@ -61,7 +61,8 @@ def newest_of_this_run(s: Settings, world: int) -> Path | None:
     """The newest whole checkpoint of the runs under ``-out_dir`` with this name, these settings and ``world`` ranks.
 
     Raises:
-        UsageError: if the only ones were trained by another number of ranks: draws depend on it.
+        UsageError: if the only ones were trained by another number of ranks: draws depend on it. If a config.json
+            is damaged or gone.
     """
     same = [folder for folder in runs_named(s.out_dir, s.name or run_name(s)) if is_same_run(folder, s)]
     trained_by = {folder: read_config(folder / CONFIG).get("ranks", 1) for folder in same}
@@ -75,12 +76,17 @@ def newest_of_this_run(s: Settings, world: int) -> Path | None:
 
 
 def is_same_run(folder: Path, s: Settings) -> bool:
-    """Whether the run in a folder was started with these settings, as far as they may not change."""
-    try:
-        config = read_config(folder / CONFIG)
-    except UsageError:
-        return False
-    return not differences(s, config, IDENTITY, HELD)
+    """Whether the run in a folder was started with these settings, as far as they may not change.
+
+    Raises:
+        UsageError: if its config.json is damaged, or gone while a checkpoint is there: whose it is, nobody knows.
+    """
+    if (folder / CONFIG).exists():
+        return not differences(s, read_config(folder / CONFIG), IDENTITY, HELD)
+    if (folder / LATEST).exists():
+        raise UsageError(f"{folder} has a checkpoint and no {CONFIG}, so it may be this run or another: take -resume "
+                         f"{folder / LATEST}, or another -name")  # fmt: skip
+    return False
 
 
 def recorded_of(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,11 @@ pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference", "tests.fi
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is long is slow, too. Lines are counted in the tests that are not slow: it takes a third more of their time;
-    nor where kernels are interpreted: there it takes as long again."""
+    """What is long is slow, too. What takes a minute begins first: at the end, the other workers would wait for it.
+
+    Lines are counted in the tests that are not slow: it takes a third more of their time; nor where kernels are
+    interpreted: there it takes as long again.
+    """
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker("slow")
@@ -33,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         interpreted = "triton" in item.name and file != "test_triton"
         if item.get_closest_marker("slow") or file.startswith("test_fuzz") or interpreted:
             item.add_marker("no_cover")
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,11 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from data import DATASETS
+from utils.curves import draw_curves
 
 # what the script imports, now or later
 LIBRARIES = (
@@ -86,6 +89,8 @@ if __name__ == "__main__":
     else:
         for name in LIBRARIES:
             importlib.import_module(name)
+        with TemporaryDirectory() as folder:  # fonts, and what else drawing loads when it is first asked
+            draw_curves([{"epoch": 0}], Path(folder) / "curves.png")
         gc.freeze()  # a fork's collector then leaves their pages shared
         request = serve()
     os.chdir(request["cwd"])

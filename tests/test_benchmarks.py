@@ -107,6 +107,7 @@ def test_growth_has_memory_and_a_verdict(quick_run):
     assert growth["flatness"]["ours"]["time"] == {"max_deviation": 0.0, "flat": True}  # one T ≥ 4 in a quick run
 
 
+@pytest.mark.first
 @pytest.mark.slow
 def test_quick_run_of_everything(tmp_path):
     done = benchmark("-device", "cpu", "-quick", "-out_dir", tmp_path)

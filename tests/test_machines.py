@@ -1,6 +1,7 @@
 """What other machines have, as far as this one can run it: the C for other processors, each -march level, on one thread
-and on two; and the tests' own runs where a library has a thread."""
+and on two; a locale that is not UTF-8; and the tests' own runs where a library has a thread."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -126,3 +127,52 @@ def test_beside_a_thread_each_run_of_the_tests_is_a_new_interpreter(tmp_path):
     assert pid
     assert code == 2
     assert out.read_text() == "False\n"  # a fork has what the server has imported
+
+
+# -- a locale that is not UTF-8
+
+NOT_UTF8 = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+SMALL = "-dataset digits -model mlp3 -neuron LIF -T 2 -epochs 1 -train_fraction 0.1 -name run -out_dir"
+
+
+@pytest.mark.slow
+def test_commands_read_and_write_utf8_whatever_the_locale(tmp_path):
+    for command in (
+        f"train_BPTT.py {SMALL} {tmp_path}",
+        f"inference.py -resume {tmp_path}/run/checkpoint_latest.pth -sweep -profile",
+        f"reproduce.py report all --runs_dir {tmp_path} --html {tmp_path}/page.html",
+        f"reproduce.py compare {tmp_path}/run --out {tmp_path}/compared",
+    ):
+        words = [sys.executable, *command.split()]
+        ended = subprocess.run(words, cwd=ROOT, env={**ENVIRONMENT, **NOT_UTF8}, capture_output=True, check=False)
+        assert ended.returncode == 0, ended.stderr.decode()
+    assert "±" in (tmp_path / "report" / "digits_accuracy.md").read_text("utf-8")
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Whether it opens a file as text: by Path.read_text, write_text, open or the built-in open."""
+    method = call.func.attr if isinstance(call.func, ast.Attribute) else None
+    if method in ("read_text", "write_text"):
+        return True
+    is_built_in = isinstance(call.func, ast.Name) and call.func.id == "open"
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    if is_built_in or method == "open":
+        return not any("b" in mode for mode in modes[-1:]) and (is_built_in or bool(modes) or not call.args)
+    return False
+
+
+def test_every_text_file_is_opened_as_utf8():
+    of_tests = ROOT / "tests"
+    files = [
+        path for path in ROOT.glob("*/**/*.py") if (ROOT / path.relative_to(ROOT).parts[0] / "__init__.py").exists()
+    ]
+    calls = [
+        (path, node)
+        for path in [*files, *ROOT.glob("*.py")]
+        if of_tests not in path.parents
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and opens_text(node)
+    ]
+    assert len(calls) > 30
+    for path, call in calls:
+        assert "encoding" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"

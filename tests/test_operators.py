@@ -157,7 +157,8 @@ for N in (3, 2):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "step_mode"), [("CLIF", "m"), ("CLIF", "s"), ("LIF", "s"), ("PLIF", "m"), ("GLIF", "m"), ("KLIF", "m")]
+    ("name", "step_mode"),
+    [("CLIF", "m"), ("LIF", "s"), ("PLIF", "m"), ("GLIF", "m"), pytest.param("KLIF", "m", marks=pytest.mark.long)],
 )
 def test_a_neuron_s_first_use_may_be_a_compiled_one(name, step_mode):
     """In a new process: what is made once and kept must not be made of tensors without memory."""

@@ -194,3 +194,25 @@ def test_a_damaged_row_is_named(train, whole):
     metrics.write_text(rows[0][:20] + "\n" + rows[1])
     _, result = train("damaged again", f"-resume {folder / latest.name}")
     assert_refused(result, f"line 1 of {metrics} is damaged")
+
+
+@pytest.mark.parametrize(
+    ("config", "says"), [("{", "is damaged: it is not JSON"), (None, "has a checkpoint and no config.json")]
+)
+def test_auto_starts_no_other_run_beside_one_that_may_be_this(train, config, says):
+    name = f"unknown {config}"
+    folder, _ = train(name, epochs=1)
+    (folder / "config.json").unlink()
+    if config:
+        (folder / "config.json").write_text(config)
+    _, result = train(name, "-resume auto", epochs=2)
+    assert_refused(result, says)
+    assert list(folder.parent.glob(f"{folder.name}*")) == [folder]
+
+
+def test_a_row_of_no_epoch_is_named(train):
+    folder, _ = train("negative", epochs=1)
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"epoch": -1, "lr": 0.1}\n')
+    _, result = train("again", f"-resume {folder / 'checkpoint_latest.pth'}", epochs=2)
+    assert_refused(result, f"line 2 of {metrics} is damaged")

@@ -44,6 +44,7 @@ def test_block_is_read_by_the_parsers(block):
     CHECKS[block.language](block.text)
 
 
+@pytest.mark.first
 @pytest.mark.slow
 def test_every_block_runs_as_it_stands(tmp_path):
     """All pages in one folder, README first: what a block leaves behind is there for those below it."""

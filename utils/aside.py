@@ -27,7 +27,7 @@ def replacing(path: Path, mode: str = "w", previous: Path | None = None) -> Iter
     """
     aside = path.with_name(path.name + SUFFIX)
     try:
-        with aside.open(mode) as file:
+        with aside.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

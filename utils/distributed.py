@@ -95,7 +95,7 @@ class Ranks:
         if self.is_first:
             yield
             return
-        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
             yield
 
     def device_of(self, name: str | None) -> str | None:
@@ -127,7 +127,7 @@ class Ranks:
         if self.world == 1:
             return
         if not self.is_first:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
         backend = "gloo"
         if device.type == "cuda":
             torch.cuda.set_device(device)

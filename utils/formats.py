@@ -78,7 +78,7 @@ def todays_name(name: Any) -> Any:
 def is_beside_a_run(path: Path) -> bool:
     """Whether a run of this project left its config.json in the same folder."""
     try:
-        config = json.loads((path.parent / "config.json").read_text())
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "made_with" in config

@@ -41,7 +41,7 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain values as indented JSON."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -62,7 +62,7 @@ class RunDir:
     def log(self, row: dict[str, float]) -> None:
         """Append an epoch's row to metrics.jsonl, TensorBoard and curves.png."""
         with naming_disk(self.path):
-            with self._metrics.open("a") as file:
+            with self._metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -157,7 +157,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(errors="replace").split("\n")
+    lines = path.read_text(errors="replace", encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -174,7 +174,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def is_epoch(row: Any) -> bool:
     """Whether a line is an epoch's: finite numbers by name, none of them more than a float holds."""
-    if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+    if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 0:
         return False
     return all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in row.values())
 
@@ -209,7 +209,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The processor's model; from the kernel on Linux, where ``platform.processor()`` is empty or an architecture."""
-    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(errors="replace", encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip() in ("model name", "Model"):

@@ -46,7 +46,7 @@ def read_registry(zoo: Path | None = None) -> dict[str, dict[str, Any]]:
             f"{PREFIX}NAME is for the project's own folder: what pip installs has no trained networks"
         )
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise CheckpointError(f"{path} is missing or damaged; take it from git again") from None
 

@@ -138,7 +138,7 @@ def version(cc: str) -> str:
 def processor() -> str:
     """What -march=native depends on: a cache in a shared home must not cross machines."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.platform() + platform.processor()
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -127,7 +127,7 @@ def source(d: Derived, dtype: str) -> Source:
         ],
     }
     parts = (files(__package__) / name for name in ("elements.h", "team.h", "lanes.h", "frame.c"))
-    elements, team, lanes, frame = (part.read_text() for part in parts)
+    elements, team, lanes, frame = (part.read_text(encoding="utf-8") for part in parts)
     head = HEAD.format(
         most=MOST_STATES,
         states=len(names),
@@ -231,4 +231,8 @@ def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.A
 
 @cache
 def norm_library() -> ctypes.CDLL:
-    return library("\n".join((files(__package__) / name).read_text() for name in ("elements.h", "team.h", "norm.c")))
+    return library(
+        "\n".join(
+            (files(__package__) / name).read_text(encoding="utf-8") for name in ("elements.h", "team.h", "norm.c")
+        )
+    )
