@@ -36,7 +36,7 @@ from utils.guard import RankLostError, naming_lost_ranks
 from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
-from utils.run_dir import Results, RunDir, create_run_dir, environment, line_of, read_metrics, row_of, taken_back
+from utils.run_dir import Results, RunDir, create_run_dir, environment, left_in_order, line_of, read_metrics, row_of
 from utils.seeding import seed_all
 
 ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
@@ -74,7 +74,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
 
     # -- epochs
     row: dict[str, float] = {}
-    with Watch(s.save_every, patient=ranks.world > 1) as watch, taken_back(run, DataError):
+    with Watch(s.save_every, patient=ranks.world > 1) as watch, left_in_order(run, DataError):
         saver = Saver(state, watch, run, len(batches), command)
         while state.epoch < s.epochs:
             started = time.perf_counter()

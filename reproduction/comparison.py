@@ -92,7 +92,7 @@ def row_of(recipe: Recipe, run: Run, quantity: str, paper: float | None, outcome
         seeds=outcome.seeds,
         hours=outcome.hours,
         device=outcome.device,
-        status="; ".join(missing(run, outcome)),
+        status="; ".join(missing(outcome)),
         where=tuple(str(path) for path in outcome.where),
     )
 

@@ -71,7 +71,8 @@ def training_run(line: Line, where: Path) -> TrainingRun:
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
     about = {name: line[name] for name in (*ABOUT, "made_with", "date") if name in line}
-    return TrainingRun(where, rows, line["settings"]["epochs"], line["settings"], about, line.get("left_out", 0))
+    return TrainingRun(where, rows, line["settings"]["epochs"], line["settings"], about, line.get("left_out", 0),
+                       diverged=line.get("diverged", ""))  # fmt: skip
 
 
 def evaluation(line: Line, where: Path) -> Evaluation:
@@ -80,7 +81,7 @@ def evaluation(line: Line, where: Path) -> Evaluation:
 
 
 def line_of_training(run: Run, seed: int, trained: TrainingRun) -> Line:
-    """A finished training run as a line; ``epochs`` has a list for each column of its metrics."""
+    """A training run that is finished, or diverged, as a line; ``epochs`` has a list for each column of its metrics."""
     assert run.command is not None
     columns = list(dict.fromkeys(name for row in trained.rows for name in row))
     return {
@@ -93,6 +94,7 @@ def line_of_training(run: Run, seed: int, trained: TrainingRun) -> Line:
         **{name: trained.about[name] for name in (*ABOUT, "made_with") if name in trained.about},
         "settings": dict(trained.settings),
         **({"left_out": trained.left_out} if trained.left_out else {}),
+        **({"diverged": trained.diverged} if trained.diverged else {}),
         "epochs": {name: [row.get(name) for row in trained.rows] for name in columns},
     }
 

@@ -36,7 +36,8 @@ def markdown(
     lines += [measured_table(measured, outcomes)] if measured else []
     if by_epoch := [run for run in trained if run.paper.keys() - {ACCURACY}]:
         lines += ["Test accuracy by epoch, as published in brackets:\n", epochs_table(by_epoch, outcomes)]
-    if not any(outcome.seeds for outcome in outcomes.values()):
+    begun = [outcomes[run.id] for run in recipe.runs if run.command is not None]
+    if not any(outcome.seeds or outcome.notes for outcome in begun):
         lines += [
             f"Nothing of this has been run here: the paper's side alone. `python reproduce.py run {recipe.name}`\n"
         ]
@@ -103,13 +104,13 @@ def ending(run: Run, outcome: Outcome) -> list[str]:
         ", ".join(map(str, outcome.seeds)) or NONE,
         hours,
         outcome.device or NONE,
-        "; ".join(missing(run, outcome)) or "done",
+        "; ".join(missing(outcome)) or "done",
     ]
 
 
-def missing(run: Run, outcome: Outcome) -> list[str]:
+def missing(outcome: Outcome) -> list[str]:
     """What is missing of a run, or was left out, in words; nothing where it is done."""
-    return [*([] if outcome.seeds or run.not_covered else [NOT_RUN]), *outcome.notes]
+    return list(outcome.notes) or ([] if outcome.seeds else [NOT_RUN])
 
 
 def beside_paper(run: Run, outcome: Outcome, quantity: str) -> str:

@@ -116,15 +116,21 @@ class Results:
             return trained is not None and trained.is_finished
         return self.evaluated(run, seed) is not None
 
+    def diverged(self, run: Run, seed: int) -> TrainingRun | None:
+        """The training run under ``runs_dir``, if it has stopped being a number: the same again would, too."""
+        trained = self.trained(run, seed) if run.command and run.command.trains else None
+        return trained if trained and trained.diverged and not trained.other else None
+
     def keep(self, run: Run, seed: int) -> Line | None:
-        """A finished run under ``runs_dir`` as a line of the evidence; None if there is none."""
+        """A run under ``runs_dir`` that is finished, or diverged, as a line of the evidence; None if there is none."""
         assert run.command is not None
         if not run.command.trains:
             folder = self.evaluated(run, seed)
             of = self.read_by(run)
             return evidence.line_of_evaluation(run, seed, read_evaluation(folder), of) if folder else None
         trained = self.trained(run, seed)
-        return evidence.line_of_training(run, seed, trained) if trained and trained.is_finished else None
+        has_ended = trained is not None and (trained.is_finished or trained.diverged)
+        return evidence.line_of_training(run, seed, trained) if trained and has_ended else None
 
     def outcome(self, run: Run, seeds: Sequence[int]) -> Outcome:
         """What there is of a run over its seeds."""
@@ -146,6 +152,8 @@ class Results:
                 notes.append(f"seed {seed}: {lines} of metrics.jsonl torn and left out")
             if trained.is_finished:
                 done[seed] = trained
+            elif trained.diverged:
+                notes.append(f"seed {seed} diverged: {trained.diverged.split(',')[0]}")
             elif trained.other:
                 notes.append(f"seed {seed}: {trained.where} is another run ({trained.other})")
             else:

@@ -108,6 +108,8 @@ def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]
         lost = [each.full_id for each in results.read_by(job.run) if results.key(each, job.seed) in failed]
         if lost:
             reason = f"not run, because its training run {lost[0]} failed"
+        elif diverged := results.diverged(job.run, job.seed):
+            reason = f"it diverged before ({diverged.diverged}); move {diverged.where} away to run it again"
         else:
             words = command_line(job, results, data_dir)
             print(f"{heading}, {clock(time.monotonic() - began)} since the start\n{shown(words)}", flush=True)

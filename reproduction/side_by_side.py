@@ -190,7 +190,8 @@ def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:
     results = [run.results for run in runs]
     columns = [name for name in RESULTS if any(each[name] is not None for each in results)]
     rows = [
-        [run.name, *(in_words(run.settings[name]) for name in differing), f"{len(run.run.rows)} of {run.run.epochs}",
+        [run.name, *(in_words(run.settings[name]) for name in differing),
+         f"{len(run.run.rows)} of {run.run.epochs}" + ", diverged" * bool(run.run.diverged),
          *(number(name, each[name]) for name in columns)]
         for run, each in zip(runs, results, strict=True)
     ]  # fmt: skip

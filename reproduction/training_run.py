@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from utils.run_dir import is_epoch
+from utils.run_dir import DIVERGED, is_epoch
 
 NEEDED = ("epoch", "test_acc", "best_test_acc", "test_loss", "train_loss", "seconds")
 ABOUT = ("samples", "split", "ranks")  # what config.json holds besides settings and ``made_with``
@@ -36,6 +36,7 @@ class TrainingRun:
         about: samples, split, ranks; versions, commit and device under ``made_with``; ``date``.
         left_out: lines that are torn or no epoch's.
         other: why it is not the command's run after all, or "".
+        diverged: the line it ended with, if it stopped being a number, or "".
     """
 
     where: Path
@@ -45,6 +46,7 @@ class TrainingRun:
     about: Mapping[str, Any] = field(default_factory=dict)
     left_out: int = 0
     other: str = ""
+    diverged: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -73,6 +75,8 @@ class TrainingRun:
     @property
     def hours(self) -> float:
         """Hours of all epochs; those of lines left out are taken as the others' mean."""
+        if self.diverged:
+            return sum(row["seconds"] for row in self.rows) / 3600
         return mean(row["seconds"] for row in self.rows) * self.epochs / 3600
 
     @property
@@ -83,6 +87,7 @@ class TrainingRun:
 
 def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
     """A training run's folder; None if it holds neither config.json nor metrics.jsonl."""
+    note = folder / DIVERGED
     metrics = folder / "metrics.jsonl"
     if not ((folder / "config.json").exists() or metrics.exists()):
         return None
@@ -96,7 +101,8 @@ def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
         return TrainingRun(folder, rows, epochs, {}, {}, left_out, "config.json is missing or torn")
     if metrics.exists():
         about = {"date": datetime.fromtimestamp(metrics.stat().st_mtime, UTC).isoformat(timespec="seconds"), **about}
-    return TrainingRun(folder, rows, epochs, config, about, left_out)
+    diverged = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
+    return TrainingRun(folder, rows, epochs, config, about, left_out, diverged=diverged)
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, float]], int]:

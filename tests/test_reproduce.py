@@ -105,7 +105,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     assert 2 <= len(stopped.rows) < 12
     assert not stopped.is_finished
     assert main("report", "small") == 0
-    assert f"not run; seed 1: {len(stopped.rows)} of 12 epochs" in capfd.readouterr().out
+    assert f"| seed 1: {len(stopped.rows)} of 12 epochs" in capfd.readouterr().out
 
     kept = (folder / "metrics.jsonl").read_text()
     assert main("run", "small", "--only", "lif") == 0

@@ -80,7 +80,7 @@ def test_torn_lines_are_left_out_and_counted(table):
     main("report", "small", "--seeds", "1")
     row = reported()
     assert row["last"] == ""
-    assert row["status"] == "not run; seed 1: 1 line of metrics.jsonl torn and left out; seed 1: 2 of 3 epochs"
+    assert row["status"] == "seed 1: 1 line of metrics.jsonl torn and left out; seed 1: 2 of 3 epochs"
 
 
 def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):

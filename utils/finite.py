@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .meter import Meter
 
-REMEDY = "the last checkpoint is kept. Try a lower -lr, or -no_amp"
+REMEDY = "the last checkpoint is kept. Try a lower -lr, or, in mixed precision, -no_amp"
 
 
 class NonFiniteLossError(Exception):

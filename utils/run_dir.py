@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +24,12 @@ from .aside import SUFFIX, write_aside
 from .cli import UsageError
 from .curves import draw_curves
 from .engine import TrainState
+from .finite import NonFiniteLossError
 
 LATEST, BEST, INITIAL = "checkpoint_latest.pth", "checkpoint_max.pth", "checkpoint_init.pth"
 PREVIOUS = "checkpoint_previous.pth"  # the latest before the latest
 LOCK = ".lock"
+DIVERGED = "diverged.log"  # the line that a run has ended with which stopped being a number
 Results = Mapping[tuple[str, str], Mapping[str, float]]  # (part, end of the columns' names) → quantity → value
 
 
@@ -50,6 +52,7 @@ class RunDir:
             self._lock = lock(path / LOCK)
             for torn in path.glob(f"*{SUFFIX}"):  # of a process that was killed while it wrote
                 torn.unlink()
+            (path / DIVERGED).unlink(missing_ok=True)
             self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_epoch or None)
             kept = [row for row in read_metrics(self._metrics) if row["epoch"] < first_epoch]
             write_aside(self._metrics, "".join(json.dumps(row) + "\n" for row in kept))
@@ -98,10 +101,19 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
 
 
 @contextmanager
-def taken_back(run: RunDir | None, *errors: type[Exception]) -> Iterator[None]:
-    """Remove a run's folder if one of ``errors`` ends the run before it has saved anything."""
+def left_in_order(run: RunDir | None, *errors: type[Exception]) -> Iterator[None]:
+    """See to a run's folder when an error ends the run.
+
+    It goes if one of ``errors`` comes before the run has saved anything. If the run stopped being a number, a line in
+    it says so: reports would count a seed less, and no more.
+    """
     try:
         yield
+    except NonFiniteLossError as error:
+        if run is not None:
+            with suppress(OSError):  # a full disk is not what ended it
+                write_aside(run.path / DIVERGED, str(error).split(";")[0] + "\n")
+        raise
     except errors:
         if run is not None and not any(path.exists() for path in (run.latest, run.best, run.previous)):
             run.close()
