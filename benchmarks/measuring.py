@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -50,13 +51,20 @@ def apart(device: torch.device, function: Callable[..., Any], *args: Any) -> Fut
 
     No case inherits another's memory, threads or caches, or falls with it.
     """
-    # a process forked from one that has looked for a GPU may not use it
-    context = multiprocessing.get_context("spawn" if device.type == "cuda" else "forkserver")
-    if device.type != "cuda":
-        context.set_forkserver_preload(["benchmarks.cases", "benchmarks.tables"])  # libraries loaded, nothing run
     method = multiprocessing.get_start_method()
-    with ProcessPoolExecutor(1, mp_context=context, initializer=start_processes_by, initargs=(method,)) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=fresh_processes(device.type), initializer=start_processes_by, initargs=(method,)
+    ) as pool:
         return pool.submit(function, *args)
+
+
+def fresh_processes(device: str) -> BaseContext:
+    """How to start processes with the libraries loaded and nothing run."""
+    if device == "cuda":  # a process forked from one that has looked for a GPU may not use it
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.cases", "benchmarks.tables"])
+    return context
 
 
 def start_processes_by(method: str) -> None:

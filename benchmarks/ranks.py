@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from models import build_model, synchronise
 from utils.device import wait_for
 from utils.distributed import Ranks
 
+from .measuring import fresh_processes
 from .networks import CLASSES, SEED, SIZE, place, training_step
 from .timing import Contender, Makers
 
@@ -63,7 +63,7 @@ def ranks_makers(
 
 def start(world: int, work: Work) -> list[Connection]:
     """Start the ranks; a connection to each."""
-    context = multiprocessing.get_context("spawn" if work.device == "cuda" else "forkserver")
+    context = fresh_processes(work.device)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         meeting = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": probe.getsockname()[1]}
