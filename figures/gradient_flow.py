@@ -62,9 +62,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         net = build_model(
             settings["model"],
             settings["neuron"],
-            num_classes=task.num_classes,
-            in_channels=task.in_channels,
-            input_size=task.input_size,
+            **task.shape,
             backend="reference",
             **options,
         )

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
-from neurons import TAU, build_neuron, unknown
+from neurons import ALPHA, SURROGATE, TAU, build_neuron, unknown
 
 from .chain import mlp3, snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
@@ -78,8 +78,8 @@ def build_model(
     in_channels: int = 3,
     input_size: int = 32,
     tau: float = TAU,
-    surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-    alpha: float = 1.0,
+    surrogate: str | Callable[[Tensor], Tensor] = SURROGATE,
+    alpha: float = ALPHA,
     v_reset: float | None = None,
     decay_input: bool = False,
     detach_reset: bool = False,

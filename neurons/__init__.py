@@ -22,9 +22,10 @@ from .options import TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU
-from .surrogate import SURROGATES
+from .surrogate import ALPHA, SURROGATE, SURROGATES
 
 __all__ = [
+    "ALPHA",
     "BACKENDS",
     "CLIF",
     "GLIF",
@@ -34,6 +35,7 @@ __all__ = [
     "NEURONS",
     "PLIF",
     "PSN",
+    "SURROGATE",
     "SURROGATES",
     "TAU",
     "V_TH",
@@ -86,8 +88,8 @@ def build_neuron(
     tau: float = TAU,
     v_threshold: float = V_TH,
     v_reset: float | None = None,
-    surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-    alpha: float = 1.0,
+    surrogate: str | Callable[[Tensor], Tensor] = SURROGATE,
+    alpha: float = ALPHA,
     step_mode: str = "m",
     backend: str = "auto",
     keep_state: bool = True,

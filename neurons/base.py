@@ -15,6 +15,7 @@ from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
 from .ops.returned import PLAIN, as_current, checked_width, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .surrogate import ALPHA, SURROGATE
 
 OVER_SEQUENCES = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
@@ -73,8 +74,8 @@ class SpikingNeuron(Memory):
         v_threshold: float = V_TH,
         *,
         v_reset: float | None = None,
-        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-        alpha: float = 1.0,
+        surrogate: str | Callable[[Tensor], Tensor] = SURROGATE,
+        alpha: float = ALPHA,
         step_mode: str = "m",
         backend: str = "auto",
         keep_state: bool = True,

@@ -11,7 +11,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from .ops.returned import as_current
-from .surrogate import spike_function
+from .surrogate import ALPHA, SURROGATE, spike_function
 
 
 class PSN(neuron.PSN):
@@ -32,8 +32,8 @@ class PSN(neuron.PSN):
     def __init__(
         self,
         T: int | None = None,
-        surrogate: str | Callable[[Tensor], Tensor] = "rectangle",
-        alpha: float = 1.0,
+        surrogate: str | Callable[[Tensor], Tensor] = SURROGATE,
+        alpha: float = ALPHA,
     ):
         spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         if T is None:

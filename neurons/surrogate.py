@@ -27,6 +27,7 @@ from torch import Tensor
 from .names import unknown
 
 Derivative = Callable[[Tensor, float], Tensor]
+SURROGATE, ALPHA = "rectangle", 1.0  # the paper's, the defaults of neurons, networks and settings
 
 
 def rectangle(x: Tensor, alpha: float) -> Tensor:
@@ -79,7 +80,7 @@ def heaviside(x: Tensor, surrogate: str, alpha: float) -> Tensor:
     return Spike.apply(x, SURROGATES[surrogate], alpha)
 
 
-def spike_function(surrogate: str, alpha: float = 1.0) -> Callable[[Tensor], Tensor]:
+def spike_function(surrogate: str, alpha: float = ALPHA) -> Callable[[Tensor], Tensor]:
     """The spike function x ↦ Θ(x) with the named surrogate derivative of width ``alpha``.
 
     Raises:

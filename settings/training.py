@@ -11,7 +11,7 @@ from typing import Any
 
 from data import DATASETS
 from models import BATCH_NORMS, MODELS, STATISTICS
-from neurons import BACKENDS, NEURONS, SURROGATES, TAU, V_TH
+from neurons import ALPHA, BACKENDS, NEURONS, SURROGATE, SURROGATES, TAU, V_TH
 from utils.cli import OneOf, exchange, folder_name, number
 from utils.loss import LOSSES
 from utils.numerics import CUDNN
@@ -69,9 +69,9 @@ class Settings:
         role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("decay_input", 15))  # fmt: skip
     detach_reset: bool = option(False, help="no gradient through the reset (LIF, PLIF)", group=NETWORK,
         role=IDENTITY, given_to=("network",), inference=SAVED, named=Named("detach_reset", 16))  # fmt: skip
-    surrogate: str = option("rectangle", OneOf("surrogate", SURROGATES), "surrogate derivative",
+    surrogate: str = option(SURROGATE, OneOf("surrogate", SURROGATES), "surrogate derivative",
         group=NETWORK, role=IDENTITY, given_to=("network",))  # fmt: skip
-    alpha: float = option(1.0, number(float, above=0), "width of the surrogate", group=NETWORK,
+    alpha: float = option(ALPHA, number(float, above=0), "width of the surrogate", group=NETWORK,
         role=IDENTITY, given_to=("network",))  # fmt: skip
     drop_rate: float = option(0.0, share, "dropout, one mask per sequence", group=NETWORK,
         role=IDENTITY, given_to=("network",), named=Named("drop{:g}", 9))  # fmt: skip

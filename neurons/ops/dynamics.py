@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..surrogate import spike_function
+from ..surrogate import ALPHA, SURROGATE, spike_function
 from .returned import Setting, check_outputs, fitted
 
 
@@ -51,8 +51,8 @@ class Dynamics:
     states: tuple[tuple[str, float], ...]
     learned: tuple[Learned, ...] = ()
     settings: tuple[tuple[str, Setting], ...] = ()
-    surrogate: str | Callable[[Tensor], Tensor] = "rectangle"
-    alpha: float = 1.0
+    surrogate: str | Callable[[Tensor], Tensor] = SURROGATE
+    alpha: float = ALPHA
 
     @property
     def state_names(self) -> tuple[str, ...]:
