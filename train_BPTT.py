@@ -16,7 +16,7 @@ from statistics import mean, stdev
 import torch
 
 from data import DataError, Task
-from models import STATISTICS, exchange_neurons, steps_known, use_statistics
+from models import STATISTICS, exchange_neurons, keep_steps, steps_known, use_statistics
 from settings.build import Batches, build_network, build_task, load_splits, place, start_state
 from settings.command_line import PROGRAM, notes_of, read_options, runs_of
 from settings.record import run_name
@@ -56,6 +56,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
     check_smallest_batch(net, task, batch_size=s.b, T=s.T, world=ranks.world, shared_norm=s.sync_bn)
     if s.pre_train is not None:
         load_weights(net, s.pre_train)
+        keep_steps(net, s.T)
     if resumed is not None:
         put_weights(net, resumed.content, resumed.path)
     computed_by = place(net, s, device, ranks)

@@ -58,6 +58,10 @@ def gradient_flow(
     """
     seen: dict[str, tuple[SpikingNeuron, Tensor, Tensor]] = {}
 
+    def alone(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The input as a tensor of its own: what takes a shortcut past the neuron has its gradient elsewhere."""
+        return (inputs[0].view_as(inputs[0]), *inputs[1:])
+
     def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], spikes: Tensor) -> None:
         assert isinstance(module, SpikingNeuron)
         seen[name] = (module, inputs[0], spikes)
@@ -65,6 +69,7 @@ def gradient_flow(
     with ExitStack() as stack:
         for name, module in net.named_modules():
             if isinstance(module, SpikingNeuron):
+                stack.callback(module.register_forward_pre_hook(alone).remove)
                 stack.callback(module.register_forward_hook(partial(keep, name)).remove)
         loss = criterion(net(x_seq), target)
     if not seen:

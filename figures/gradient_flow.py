@@ -30,6 +30,7 @@ from settings.record import config_beside
 from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
+from utils.engine import MemoryFullError, naming_memory
 from utils.exit import one_line_errors
 from utils.loss import build_loss
 from utils.output import markdown_table, write_json, written_aside
@@ -77,8 +78,8 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
     criterion = build_loss(**{name: settings[name] for name in names_given_to("loss")})
     try:
         layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
-    except ValueError as error:
-        raise UsageError(f"-neuron {settings['neuron']}: {error}") from None
+    except (ValueError, ArithmeticError) as error:
+        raise UsageError(f"-model {settings['model']} -neuron {settings['neuron']}: {error}") from None
     return {
         "checkpoint": None if checkpoint is None else str(checkpoint),
         **{name: settings[name] for name in OF_A_FLOW},
@@ -177,7 +178,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_options(argv)
-    flows = []
+    wanted: list[tuple[dict[str, Any], Path | None]] = []
     if args.resume:
         for path in args.resume:
             config = config_beside(path)
@@ -186,11 +187,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             config = {**DEFAULTS, **config}
             neuron = read_checkpoint(path).get("neuron", config["neuron"])
             seed = config["seed"][0] if isinstance(config["seed"], list) else config["seed"]
-            flows.append(flow_of({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path, args.b))
+            wanted.append(({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path))
     else:
         named = ("model", "dataset", "T", "tau", "seed", "data_dir")
         settings = {name: getattr(args, name) for name in named}
-        flows = [flow_of({**settings, "neuron": neuron}, None, args.b) for neuron in args.neuron]
+        wanted = [({**settings, "neuron": neuron}, None) for neuron in args.neuron]
+    flows = []
+    for settings, checkpoint in wanted:
+        with naming_memory(args.b, settings["T"]):
+            flows.append(flow_of(settings, checkpoint, args.b))
     text = table(flows)
     with written_aside(args.out_dir) as folder:
         (folder / "gradient_flow.md").write_text(text, encoding="utf-8")
@@ -201,5 +206,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("figures.gradient_flow", UsageError, DataError, CheckpointError):
+    with one_line_errors("figures.gradient_flow", UsageError, DataError, CheckpointError, MemoryFullError):
         main()

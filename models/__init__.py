@@ -16,7 +16,7 @@ from .replace import build_like, exchange_neurons, replace_neurons
 from .resnet import spiking_resnet18, spiking_resnet34, spiking_resnet50, spiking_resnet101, spiking_resnet152
 from .sew_resnet import sew_resnet18
 from .spike_driven_transformer import spike_driven_transformer, spike_driven_transformer_2_512
-from .statistics import STATISTICS, recalibrate, steps_known, synchronise, use_statistics
+from .statistics import STATISTICS, keep_steps, recalibrate, steps_known, synchronise, use_statistics
 from .temporal_norm import BATCH_NORMS, NORMS
 from .vgg import spiking_vgg11_bn, spiking_vgg13_bn, spiking_vgg16_bn, spiking_vgg19_bn
 
@@ -28,6 +28,7 @@ __all__ = [
     "build_like",
     "build_model",
     "exchange_neurons",
+    "keep_steps",
     "list_models",
     "published_norm",
     "recalibrate",

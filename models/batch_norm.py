@@ -183,6 +183,11 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         assert self.running_var_t is not None
         return self.running_mean_t[first:last], self.running_var_t[first:last]
 
+    def keep_steps(self, T: int) -> None:
+        """Forget the running statistics of steps from T on."""
+        if self.running_mean_t is not None and self.running_var_t is not None:
+            self.running_mean_t, self.running_var_t = self.running_mean_t[:T].clone(), self.running_var_t[:T].clone()
+
     def forget(self) -> None:
         """Running statistics back to their start: no batch seen."""
         self.reset_running_stats()
@@ -191,6 +196,8 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         known = any(prefix + name in state_dict for name in ("running_mean", *OF_STEPS))
         for name in OF_STEPS if known else ():  # those of the state dict, whatever its T; none if it has none
+            if self.merged:  # it neither uses nor renews them
+                state_dict.pop(prefix + name, None)
             there = state_dict.get(prefix + name)
             shape = () if there is None else (*there.shape[:1], self.num_features)  # another one torch refuses
             setattr(self, name, None if there is None else self.running_mean.new_empty(shape))

@@ -37,6 +37,12 @@ def steps_known(net: nn.Module) -> int:
     )
 
 
+def keep_steps(net: nn.Module, T: int) -> None:
+    """Forget the running statistics of steps from T on: training on T steps would leave them as they were before."""
+    for norm in batch_norms(net):
+        norm.keep_steps(T)
+
+
 def use_statistics(net: nn.Module, which: str) -> None:
     """Choose the running statistics that evaluation normalises with.
 

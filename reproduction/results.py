@@ -160,6 +160,9 @@ class Results:
                 notes.append(f"seed {seed}: {len(trained.rows)} of {trained.epochs} epochs")
         notes += seeds_left(len(done), len(seeds))
         finished = list(done.values())
+        of_steps = [seed for seed, each in done.items() if PER_STEP in each.last_row]
+        if 0 < len(of_steps) < len(done):
+            notes.append(f"statistics of each step: seed {', '.join(map(str, of_steps))} alone")
         memory = [each.memory_gb for each in finished if each.memory_gb is not None]
         return Outcome(
             seeds=tuple(done),
@@ -167,7 +170,7 @@ class Results:
             rows=[each.rows for each in finished],
             hours=mean(each.hours for each in finished) if finished else None,
             memory_gb=max(memory, default=None),
-            device=", ".join(dict.fromkeys(each.device for each in finished)),
+            device=", ".join(dict.fromkeys(each.device for each in finished if each.device)),
             notes=tuple(notes),
             where=tuple(each.where for each in finished),
         )
@@ -213,7 +216,10 @@ def key_of_training(config: Path) -> Key | None:
 
 
 def accuracies(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
-    """Test accuracy (%) of best and last epoch, both ways of evaluating, and training accuracy of the last one."""
+    """Test accuracy (%) of best and last epoch, both ways of evaluating, and training accuracy of the last one.
+
+    What one of the runs has not measured is left out: a mean is one over all of them.
+    """
     rows = [(each.best_row, each.last_row) for each in finished]
     values = {
         BEST: [best[SHARED] for best, _ in rows if SHARED in best],
@@ -222,7 +228,7 @@ def accuracies(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:
         LAST + OF_EACH_STEP: [last[PER_STEP] for _, last in rows if PER_STEP in last],
         TRAINED: [last["train_acc"] for _, last in rows if "train_acc" in last],
     }
-    return {quantity: each for quantity, each in values.items() if each}
+    return {quantity: each for quantity, each in values.items() if len(each) == len(rows) > 0}
 
 
 def by_epoch(finished: Sequence[TrainingRun]) -> dict[str, list[float]]:

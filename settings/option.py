@@ -12,8 +12,9 @@ from utils.cli import OneOf
 IDENTITY = "identity"  # the run is another one: refused, with the old and the new value
 HELD = "held_by_checkpoint"  # the optimiser or the schedule in the checkpoint has a value of its own: refused
 MAY_CHANGE = "may_change"  # said, and recorded in config.json
-START = "start"  # where and from what a run begins: a resume has no use for it
-ROLES = (IDENTITY, HELD, MAY_CHANGE, START)
+ORIGIN = "origin"  # another run, too; but a resume has no use for it: only another value is refused
+START = "start"  # where and how a run begins: a resume has no use for it
+ROLES = (IDENTITY, HELD, MAY_CHANGE, ORIGIN, START)
 
 # what inference.py does with a setting
 NEEDED = "needed"  # an option; there is no evaluation without it

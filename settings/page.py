@@ -9,7 +9,7 @@ from typing import Any
 from utils.cli import OneOf
 
 from .inference import HELP, TRAINED, inference_parser
-from .option import HELD, IDENTITY, MAY_CHANGE, START
+from .option import HELD, IDENTITY, MAY_CHANGE, ORIGIN, START
 from .training import DEFAULTS, OPTIONS
 
 HEAD = """# Options
@@ -33,7 +33,8 @@ ROLES = {
     IDENTITY: "the run would be another one: refused, in a line with the old and the new value",
     HELD: "the optimiser or the schedule in the checkpoint has a value of its own: refused as well",
     MAY_CHANGE: "said in the log, and recorded in `config.json`",
-    START: "says where and from what a run begins, which a resume does not do again",
+    ORIGIN: "from what the run began: need not be given again; another one is refused",
+    START: "says where and how a run begins, which a resume does not do again",
 }
 INFERENCE = """
 ## inference.py

@@ -13,13 +13,13 @@ from utils.distributed import Ranks
 from utils.resume import newest_whole, runs_named
 from utils.run_dir import LATEST, PREVIOUS
 
-from .option import HELD, IDENTITY, MAY_CHANGE, START
+from .option import HELD, IDENTITY, MAY_CHANGE, ORIGIN, START
 from .record import CONFIG, config_beside, plain, read_config, run_name
 from .training import DEFAULTS, OPTIONS, Settings
 
 AUTO = Path("auto")
 # a run with another value of one of these is another run
-MUST_STAY = frozenset(name for name, known in OPTIONS.items() if known.role in (IDENTITY, HELD))
+MUST_STAY = frozenset(name for name, known in OPTIONS.items() if known.role in (IDENTITY, HELD, ORIGIN))
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def is_same_run(folder: Path, s: Settings) -> bool:
         UsageError: if its config.json is damaged, or gone while a checkpoint is there: whose it is, nobody knows.
     """
     if (folder / CONFIG).exists():
-        return not differences(s, read_config(folder / CONFIG), IDENTITY, HELD)
+        return not differences(s, read_config(folder / CONFIG), IDENTITY, HELD, ORIGIN)
     if (folder / LATEST).exists():
         raise UsageError(f"{folder} has a checkpoint and no {CONFIG}, so it may be this run or another: take -resume "
                          f"{folder / LATEST}, or another -name")  # fmt: skip
@@ -118,7 +118,8 @@ def check_same_run(s: Settings, recorded: Mapping[str, Any], path: Path) -> None
     Raises:
         CheckpointError: naming the options, with the old and the new value.
     """
-    changed = differences(s, recorded, IDENTITY)
+    of_another = {name: pair for name, pair in differences(s, recorded, ORIGIN).items() if pair[1] is not None}
+    changed = differences(s, recorded, IDENTITY) | of_another
     if changed:
         text = "; ".join(f"-{name} {in_words(old)}, not {in_words(new)}" for name, (old, new) in changed.items())
         raise CheckpointError(f"{path} was trained with {text}: resume it with the same, or start from its weights "
@@ -137,7 +138,9 @@ def config_of(s: Settings, resumed: Resumed | None, place: tuple[int, int], abou
         return config
     recorded = resumed.recorded
     # the run keeps the name and the start that it had
-    config |= {name: recorded[name] for name, known in OPTIONS.items() if known.role == START and name in recorded}
+    config |= {
+        name: recorded[name] for name, known in OPTIONS.items() if known.role in (ORIGIN, START) and name in recorded
+    }
     changed = {name: [*pair] for name, pair in changes(s, recorded, about["ranks"]).items()}
     before = recorded.get("made_with", {})
     changed |= {name: [before[name], now] for name, now in about["made_with"].items()

@@ -17,7 +17,7 @@ from utils.loss import LOSSES
 from utils.numerics import CUDNN
 from utils.optim import OPTIMISERS, SCHEDULES
 
-from .option import ASKED, HELD, IDENTITY, MAY_CHANGE, NEEDED, SAVED, START, Named, Option, option
+from .option import ASKED, HELD, IDENTITY, MAY_CHANGE, NEEDED, ORIGIN, SAVED, START, Named, Option, option
 
 positive, share = number(int, least=1), number(float, least=0, below=1)
 part = number(float, above=0, most=1)
@@ -159,7 +159,7 @@ class Settings:
         "None saves at its end, and when SIGTERM, SIGHUP or Ctrl-C asks to stop", group=RUN,
         role=MAY_CHANGE)  # fmt: skip
     pre_train: Path | None = option(None, Path, "start from these weights; zoo:NAME takes those of a network of "
-        "the zoo", group=RUN, role=START)  # fmt: skip
+        "the zoo", group=RUN, role=ORIGIN)  # fmt: skip
     save_init: bool = option(False, help="keep the weights before training as checkpoint_init.pth", group=RUN,
         role=START)  # fmt: skip
 

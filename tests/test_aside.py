@@ -1,11 +1,15 @@
 """Files are written aside and renamed; what a run was made with names the processor."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from utils.aside import keep_as, replacing, write_aside
+from utils.cli import UsageError
+from utils.output import written_aside
 from utils.run_dir import environment, processor_name
 
 
@@ -49,3 +53,9 @@ def test_the_processor_is_named(tmp_path):
     assert processor_name(cpuinfo) == "Some CPU @ 2.00GHz"
     assert processor_name(tmp_path / "none")  # the architecture, where nobody knows more
     assert environment(torch.device("cpu"))["processor"] == processor_name()
+
+
+def test_results_may_go_to_the_top_of_all_folders():
+    with suppress(UsageError), written_aside(Path("/")) as folder:  # where it may be written to
+        assert folder.parent == Path("/")
+    assert not list(Path("/").glob(".-????????"))

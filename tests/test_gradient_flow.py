@@ -59,6 +59,26 @@ def layer_of(name, c, g_s):
     return split_layer("one", neuron, c.detach(), g_s, g_c)
 
 
+class Bypassed(torch.nn.Module):
+    """A neuron whose input takes a way past it, too, as in the Spike-Driven Transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.neuron = torch.nn.Linear(5, 5), build_neuron("CLIF", keep_state=False)
+
+    def forward(self, x_seq):
+        c = self.linear(x_seq)
+        return c + self.neuron(c)
+
+
+def test_what_goes_past_a_neuron_is_not_its_gradient():
+    torch.manual_seed(0)
+    net, x_seq = Bypassed().double(), torch.randn(4, 3, 5, dtype=torch.double)
+    (layer,) = gradient_flow(net, x_seq, torch.zeros(3), lambda out, _: out.square().sum())
+    assert layer.error < 1e-12
+    assert sum(layer.share) == pytest.approx(1)
+
+
 def test_lif_by_hand():
     """u = 0.2, 0.9, 0.65 (reset to −0.1 after … no spike): H = 0, 1, 1 and γ = ½, gradients 0, 0, 8 of the spikes.
 
@@ -143,6 +163,7 @@ def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys)
     [
         (["-resume", "nowhere/a.pth"], "no config.json beside nowhere/a.pth"),
         (["-neuron", "PSN"], "no LIF, PLIF, CLIF, KLIF, GLIF, ILIF whose gradient could be split"),
+        (["-dataset", "digits", "-T", "1000000000000"], "out of memory with -b 64 and -T 1000000000000"),
         (["-T", "6"], "-T 6 does not divide"),
         (["-dataset", "cifar10"], "cifar"),
     ],

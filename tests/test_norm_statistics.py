@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from models import build_model, recalibrate
+from deploy.running_statistics import note_on_length
+from models import build_model, keep_steps, recalibrate, steps_known
 from models.batch_norm import BatchNorm2d
+from models.statistics import batch_norms
+from tests.test_batch_norm import T, trained
 
 
 def test_training_that_begins_in_mid_sequence_counts_for_these_steps():
@@ -67,3 +70,24 @@ def test_a_recalibration_leaves_each_layer_in_its_mode():
     recalibrate(net, [(torch.rand(3, 4, 1, 4, 4), None)])
     assert [module.training for module in net.modules()] == before
     assert not frozen.training
+
+
+@pytest.mark.parametrize("bn", ["merged", "tdbn", "tebn"])
+def test_a_norm_merged_over_t_takes_none_of_anothers(bn):
+    net = build_model("snn5_noAP", in_channels=1, input_size=16, bn=bn, T=T)
+    own = net.state_dict()
+    net.load_state_dict({name: own.get(name, value) for name, value in {**trained().state_dict(), **own}.items()})
+    assert not steps_known(net)
+    assert net.state_dict().keys() == own.keys()
+
+
+def test_statistics_of_steps_that_training_will_not_see_are_forgotten():
+    net = trained()
+    before = [norm.running_mean_t.clone() for norm in batch_norms(net)]
+    keep_steps(net, T - 1)
+    assert steps_known(net) == T - 1
+    for norm, mean in zip(batch_norms(net), before, strict=True):
+        assert torch.equal(norm.running_mean_t, mean[:-1])
+    keep_steps(net, T + 3)
+    assert steps_known(net) == T - 1
+    assert note_on_length(net, T)

@@ -5,18 +5,22 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from data import build_dataset
 from models import build_model
 from neurons import TAU, build_neuron
+from reproduction.commands import identity
 from settings.command_line import notes_of, read_options, runs_of, training_parser
-from settings.option import HELD, IDENTITY, MAY_CHANGE, START
+from settings.option import HELD, IDENTITY, ROLES
 from settings.page import page
 from settings.record import plain, run_name
+from settings.resume import check_same_run
 from settings.training import DEFAULTS, OPTIONS, Settings, names_given_to
 from tests.helpers import ENVIRONMENT, ROOT, assert_refused, run_training
+from utils.checkpoint import CheckpointError
 from utils.engine import TrainState
 from utils.loss import build_loss
 from utils.optim import build_optimizer, build_schedule
@@ -77,9 +81,18 @@ def test_every_taker_is_known():
 
 
 def test_every_role_is_played():
-    assert {known.role for known in OPTIONS.values()} == {IDENTITY, HELD, MAY_CHANGE, START}
+    assert {known.role for known in OPTIONS.values()} == set(ROLES)
     # a name that two runs share although one cannot resume the other is at most a folder more; the reverse loses a run
     assert {known.role for known in OPTIONS.values() if known.named} <= {IDENTITY, HELD}
+
+
+def test_what_a_run_began_from_tells_it_from_others_and_need_not_be_given_again():
+    tuned = {"pre_train": "zoo:digits_CLIF"}
+    check_same_run(settings_of("-resume a.pth"), tuned, Path("a.pth"))
+    for recorded in (tuned, {}):
+        with pytest.raises(CheckpointError, match=r"-pre_train .*, not other\.pth"):
+            check_same_run(settings_of("-pre_train other.pth"), recorded, Path("a.pth"))
+    assert identity("train_BPTT.py", {**plain(DEFAULTS), **tuned}) != identity("train_BPTT.py", plain(DEFAULTS))
 
 
 def test_names_of_runs_are_as_they_were():

@@ -24,7 +24,8 @@ def written_aside(out_dir: Path) -> Iterator[Path]:
     Raises:
         UsageError: if it cannot be written to.
     """
-    standing = next(parent for parent in out_dir.absolute().parents if parent.exists())
+    above = out_dir.absolute().parents or [out_dir]  # nothing is above /
+    standing = next(parent for parent in above if parent.exists())
     folder = standing / f".{out_dir.name}-{secrets.token_hex(4)}"
     try:  # from here on: a signal may come as soon as the folder is there
         with naming_disk(out_dir):
