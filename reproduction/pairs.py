@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from settings.resume import MUST_STAY
 from utils.output import markdown_table
@@ -24,6 +24,16 @@ COMPARED = {
     "train_loss": "training loss",
 }
 TOLD_APART_BY = MUST_STAY - {"neuron", "seed"} | {"epochs"}
+
+
+class HasSettings(Protocol):
+    """A run of whatever kind."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+R = TypeVar("R", bound=HasSettings)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Pair:
     """What a network has over another of the same settings with another neuron, over the seeds that both have.
 
     Args:
+        reference: its neuron, with T where others of that neuron have another T.
         differences: column → (mean, its standard error; None for one seed).
     """
 
@@ -63,18 +74,46 @@ class Pair:
         return {**asdict(self), "differences": named}
 
 
+def grouped(runs: Sequence[R], differing: Sequence[str]) -> list[tuple[str, list[R]]]:
+    """Runs that differ in nothing but the seed, under what tells them from the others: the neuron comes first."""
+    groups: dict[tuple[Any, ...], list[R]] = {}
+    others = [name for name in differing if name not in ("neuron", "seed")]
+    for run in runs:
+        groups.setdefault(tuple(run.settings[name] for name in ("neuron", *others)), []).append(run)
+    return [
+        (", ".join([neuron, *map(" ".join, zip(others, map(setting_in_words, values), strict=True))]), group)
+        for (neuron, *values), group in groups.items()
+    ]
+
+
+def setting_in_words(value: Any) -> str:
+    """A setting's value in a label or a cell; of a number, as many digits as tell it from every other."""
+    if not isinstance(value, float):
+        return "none" if value is None else str(value)
+    return short if float(short := f"{value:g}") == value else repr(value)
+
+
 def pairs_of(members: Sequence[Member]) -> list[Pair]:
-    """Each network against LIF of the same settings, or against the first of these where there is no LIF."""
+    """Each network against LIF of the same settings, or against the first of these where there is no LIF.
+
+    An ANN is like networks of every T, so it stands against each of them.
+    """
     found = []
     for member in members:
         alike = [other for other in members if are_alike(member, other)]
-        reference = next((other for other in alike if other.neuron == REFERENCE), alike[0])
-        seeds = tuple(
-            seed for seed, row in member.last.items() if reference.last.get(seed, {}).get("epoch") == row["epoch"]
-        )
-        if seeds and reference.neuron != member.neuron:
-            rows = [(member.last[seed], reference.last[seed]) for seed in seeds]
-            found.append(Pair(member.label, reference.neuron, seeds, differences(rows)))
+        neuron = REFERENCE if any(other.neuron == REFERENCE for other in alike) else alike[0].neuron
+        references: dict[Any, Member] = {}
+        for other in alike:
+            if other.neuron == neuron != member.neuron:
+                references.setdefault(other.settings.get("T"), other)
+        for T, reference in references.items():
+            seeds = tuple(
+                seed for seed, row in member.last.items() if reference.last.get(seed, {}).get("epoch") == row["epoch"]
+            )
+            if seeds:
+                rows = [(member.last[seed], reference.last[seed]) for seed in seeds]
+                label = neuron if len(references) == 1 else f"{neuron}, T {T}"
+                found.append(Pair(member.label, label, seeds, differences(rows)))
     return found
 
 

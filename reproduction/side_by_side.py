@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 
 from figures.lines import draw_runs
 from figures.panels import Line, Panel
-from settings.record import CONFIG, plain, read_config
+from settings.record import CONFIG, read_config
 from settings.resume import MUST_STAY
-from settings.training import DEFAULTS
+from settings.training import DEFAULTS, OPTIONS
 from utils.cli import UsageError
 from utils.output import markdown_table, write_json, written_aside
 
 from .markdown import NONE
-from .pairs import Member, pairs_of, pairs_table
+from .pairs import Member, grouped, pairs_of, pairs_table, setting_in_words
 from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
 
 NAME = "compare"  # of the files that are written
@@ -89,28 +90,31 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
     Raises:
         UsageError: naming a folder that holds no run, or a run that cannot be read.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in folders_in(path)))
-    names = [folder.resolve().name for folder in folders]
-    found = {
-        folder: read_run(folder, name if names.count(name) == 1 else str(folder))
-        for folder, name in zip(folders, names, strict=True)
-    }
+    folders: dict[Path, Path] = {}  # where it really is → as it was named first
+    for folder in (each for path in paths for each in folders_in(path)):
+        folders.setdefault(folder.resolve(), folder)
+    names = [real.name for real in folders]
+    found = {real: read_run(folder, real.name if names.count(real.name) == 1 else str(folder))
+             for real, folder in folders.items()}  # fmt: skip
     runs = [run for run in found.values() if run is not None]
-    begun = [folder for folder, run in found.items() if run is None]
-    if begun and (not runs or {*begun} & {*paths}):
-        raise UsageError(f"{begun[0]} has no finished epoch to compare")
-    differing = [name for name in COMPARED if len({str(run.settings[name]) for run in runs}) > 1]
+    begun = {real: str(folders[real]) for real, run in found.items() if run is None}
+    if begun and (not runs or begun.keys() & {path.resolve() for path in paths}):
+        raise UsageError(f"{next(iter(begun.values()))} has no finished epoch to compare")
+    differing = [name for name in COMPARED if len({run.settings[name] for run in runs}) > 1]
     groups = grouped(runs, differing)
-    twice = [run.name for group in groups.values() for run in group if seeds_of(group).count(run.settings["seed"]) > 1]
+    twice = [run.name for _, group in groups for run in group
+             if [each.settings["seed"] for each in group].count(run.settings["seed"]) > 1]  # fmt: skip
     pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group
                                                         if run.name not in twice})
-                      for label, group in groups.items()])  # fmt: skip
+                      for label, group in groups])  # fmt: skip
+    torn = [f"{run.name} ({run.run.left_out})" for run in runs if run.run.left_out]
     text = "\n".join([
         f"## {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side\n",
         table(runs, differing),
         *([pairs_table(pairs)] if pairs else []),
         *([f"Not paired, as others have the same settings and seed: {', '.join(twice)}.\n"] if twice else []),
-        *([f"Left out, as no epoch is finished: {', '.join(map(str, begun))}.\n"] if begun else []),
+        *([f"Left out, as no epoch is finished: {', '.join(begun.values())}.\n"] if begun else []),
+        *([f"Lines of metrics.jsonl torn or no epoch's, and left out: {', '.join(torn)}.\n"] if torn else []),
         NOTE,
         f"![Accuracy and loss by epoch]({NAME}.png)\n",
     ])  # fmt: skip
@@ -144,13 +148,36 @@ def read_run(folder: Path, name: str) -> Shown | None:
     Raises:
         UsageError: if its config.json is damaged.
     """
-    settings = {**plain(DEFAULTS), **read_config(folder / CONFIG)}
-    if isinstance(settings["seed"], list):  # of older runs: the seeds of a command line
-        settings["seed"] = settings["seed"][0] if len(settings["seed"]) == 1 else str(settings["seed"])
+    settings = {**DEFAULTS, **read_config(folder / CONFIG)}
+    for each in COMPARED:
+        try:
+            settings[each] = as_option(each, settings[each])
+        except ArgumentTypeError:
+            what = f"{each} is {settings[each]!r:.40}"
+            raise UsageError(f"{folder / CONFIG} is damaged: {what}; mend it, or take it out") from None
     run = read_training_run(folder, settings["epochs"])
     if run is None or not run.rows:
         return None
     return Shown(name, run, {each: settings[each] for each in COMPARED}, firing_rate_in(folder))
+
+
+def as_option(name: str, value: Any) -> Any:
+    """A setting of a config.json as its option reads it, so that 1 and 1.0 are one; names of other versions stay.
+
+    Raises:
+        ArgumentTypeError: if it is nothing that the option takes.
+    """
+    known = OPTIONS[name]
+    if name == "seed" and isinstance(value, list):  # of older runs: the seeds of a command line
+        if len(value) != 1:
+            return str(value)
+        (value,) = value
+    if value is None or known.type is None or known.choices:
+        if not isinstance(value, type(DEFAULTS[name])):
+            raise ArgumentTypeError(name)
+        return value
+    read = known.type(str(value))
+    return read if isinstance(read, int | float) else str(read)
 
 
 def firing_rate_in(folder: Path) -> float | None:
@@ -171,26 +198,12 @@ def firing_rate_in(folder: Path) -> float | None:
         raise UsageError(f"{path} is damaged; delete it, or measure again with -profile") from None
 
 
-def grouped(runs: Sequence[Shown], differing: Sequence[str]) -> dict[str, list[Shown]]:
-    """Runs that differ in nothing but the seed, under what tells them from the others: the neuron comes first."""
-    groups: dict[str, list[Shown]] = {}
-    others = [name for name in differing if name not in ("neuron", "seed")]
-    for run in runs:
-        label = ", ".join([run.settings["neuron"], *(f"{name} {in_words(run.settings[name])}" for name in others)])
-        groups.setdefault(label, []).append(run)
-    return groups
-
-
-def seeds_of(group: Sequence[Shown]) -> list[Any]:
-    return [run.settings["seed"] for run in group]
-
-
 def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:
     """A row for each run: the settings that differ, then the results that any of them has."""
     results = [run.results for run in runs]
     columns = [name for name in RESULTS if any(each[name] is not None for each in results)]
     rows = [
-        [run.name, *(in_words(run.settings[name]) for name in differing),
+        [run.name, *(setting_in_words(run.settings[name]) for name in differing),
          f"{len(run.run.rows)} of {run.run.epochs}" + ", diverged" * bool(run.run.diverged),
          *(number(name, each[name]) for name in columns)]
         for run, each in zip(runs, results, strict=True)
@@ -199,13 +212,13 @@ def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:
     return markdown_table(header, rows)
 
 
-def panels_of(groups: Mapping[str, Sequence[Shown]]) -> list[Panel]:
+def panels_of(groups: Sequence[tuple[str, Sequence[Shown]]]) -> list[Panel]:
     """A panel for each quantity that is there, a line for each group; a neuron's own look where it is one group's."""
-    neurons = [group[0].settings["neuron"] for group in groups.values()]
+    neurons = [group[0].settings["neuron"] for _, group in groups]
     panels = []
     for column, title in PANELS.items():
         lines = []
-        for label, group in groups.items():
+        for label, group in groups:
             points: dict[Any, list[float]] = {}
             for row in (row for run in group for row in run.run.rows if column in row):
                 points.setdefault(int(row["epoch"]) + 1, []).append(row[column])
@@ -225,6 +238,7 @@ def as_dict(run: Shown) -> dict[str, Any]:
         "settings": dict(run.settings),
         "made_with": run.run.about.get("made_with", {}),
         **run.results,
+        "left_out": run.run.left_out,
         "epochs": list(run.run.rows),
     }
 
@@ -234,8 +248,3 @@ def number(name: str, value: float | None) -> str:
     if value is None:
         return NONE
     return f"{value:.3g}" if name == "hours" else f"{value:.{4 if name in ('train_loss', 'firing_rate') else 2}f}"
-
-
-def in_words(value: Any) -> str:
-    """A setting's value in a cell."""
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -115,6 +115,49 @@ def test_best_epoch_is_the_last_that_changed_the_best(bests, expected):
     assert best_epoch(rows_of(*bests)) == expected
 
 
+def of_columns(best, **columns):
+    """Rows of what is given epoch by epoch; ``best`` is what each names as the best, if it does."""
+    named = {"best_test_acc": best} if best else {}
+    names = [*columns, *named]
+    values = zip(*columns.values(), *named.values(), strict=True)
+    return [{"epoch": epoch, **dict(zip(names, row, strict=True))} for epoch, row in enumerate(values)]
+
+
+CHOSEN = {"val_acc": [50, 55, 40], "test_acc": [60, 60, 70]}  # epoch 1, with the test accuracy of epoch 0
+PER_STEP = {"val_acc_per_step": [50, 40, 45], "test_acc_per_step": [61, 62, 63]}  # epoch 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (of_columns([60, 60, 60], **CHOSEN), (1, 60)),
+        (of_columns([60, 60, 60], **CHOSEN, **PER_STEP), (1, 60)),
+        (of_columns([61, 61, 61], **CHOSEN, **PER_STEP), (0, 61)),
+        (of_columns([60, 60, 70], test_acc=[60, 60, 70], test_acc_per_step=[80, 70, 60]), (2, 70)),
+        (of_columns([70, 80, 80], test_acc=[60, 80, 80], test_acc_per_step=[70, 80, 80]), (1, 80)),
+        (of_columns([50, 50, 60], val_acc=[50, 50, 60], test_acc=[50, 70, 60]), (2, 60)),
+        (of_columns([70, 60, 60], test_acc=[70, 60, 80]), (1, 60)),  # the validation set is not in the rows
+        (of_columns(None, **CHOSEN), (1, 60)),  # nor is the best
+        (of_columns(None, test_acc=[60, 70, 70]), (1, 70)),
+        (of_columns([65, 65, 70], test_acc=[60, 65, 70])[1:], (2, 70)),
+        (of_columns([80, 80, 80], test_acc=[80, 65, 70])[1:], (None, 80)),  # the best one's row is lost
+    ],
+)
+def test_best_epoch_is_the_one_that_was_chosen(rows, expected):
+    """Two epochs may have one test accuracy, and the rows do not say which statistics chose."""
+    assert best_epoch(rows) == expected
+
+
+def test_a_best_epoch_before_the_first_row_is_no_line(tmp_path, monkeypatch):
+    """A run that is resumed from a checkpoint alone has only later rows; the first of them stood for the best."""
+    seen = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path, **_: seen.append(figure))
+    draw_curves(rows_of(60.0, 60.0, 60.0)[1:], tmp_path / "curves.png")
+    line = seen[0].axes[1].lines[-1]
+    assert line.get_label() == "best: before epoch 1, 60.00%"
+    assert list(line.get_xdata()) != [1, 1]
+
+
 def test_title_learning_rate_and_best_epoch_are_shown(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, path, **_: seen.append(figure))

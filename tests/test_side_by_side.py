@@ -19,7 +19,7 @@ from utils.cli import UsageError
 def write_run(folder, accuracies, **settings):
     """A run's folder as the training script leaves it; per step it is two points better."""
     folder.mkdir(parents=True)
-    settings = {"dataset": "digits", "model": "mlp3", "T": 4, "epochs": len(accuracies), "seed": 1, **settings}
+    settings = {"dataset": "digits", "model": "mlp3", "T": 4, "epochs": len(accuracies) or 1, "seed": 1, **settings}
     (folder / "config.json").write_text(json.dumps(settings))
     rows = [
         {

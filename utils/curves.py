@@ -34,8 +34,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     panels[2].set_ylabel("learning rate")
     panels[2].set_ylim(bottom=0)
     best, accuracy = best_epoch(rows)
+    where = f"before epoch {epochs[0]}" if best is None else f"epoch {best}"
     for axes in panels:
-        axes.axvline(best, color="0.6", linewidth=1, zorder=0, label=f"best: epoch {best}, {accuracy:.2f}%")
+        x = math.nan if best is None else best  # nan: no line, but its words
+        axes.axvline(x, color="0.6", linewidth=1, zorder=0, label=f"best: {where}, {accuracy:.2f}%")
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -46,8 +48,23 @@ def draw_curves(rows: Sequence[dict[str, Any]], path: Path) -> None:
     gc.collect()  # a figure is a cycle of some MiB, which Python would leave for many epochs; 0.1 s
 
 
-def best_epoch(rows: Sequence[dict[str, Any]]) -> tuple[int, float]:
-    """The epoch that checkpoint_max.pth is of, and its test accuracy: the last one that changed the best."""
+def best_epoch(rows: Sequence[dict[str, Any]]) -> tuple[int | None, float]:
+    """The epoch that checkpoint_max.pth is of, and its test accuracy; None for an epoch before these rows.
+
+    Rows do not say which statistics choose (``-bn_eval``). It is those by which every row has the best it names; where
+    neither does, as rows are lost or the validation set was not written down, the last epoch that changed the best.
+    """
+    for suffix in COLUMN.values():
+        tested = f"test_acc{suffix}"
+        chooser = f"val_acc{suffix}" if f"val_acc{suffix}" in rows[-1] else tested
+        best, explained = None, chooser in rows[-1]
+        for row in rows:
+            if best is None or row.get(chooser, -math.inf) > best.get(chooser, -math.inf):
+                best = row
+            explained = explained and best.get(tested) == row.get("best_test_acc", best.get(tested))
+        if best is not None and explained:
+            return best["epoch"], best.get(tested, math.nan)
     bests = [row.get("best_test_acc", math.nan) for row in rows]
-    changed = [n for n, best in enumerate(bests) if n == 0 or best != bests[n - 1]]
-    return rows[changed[-1]]["epoch"], bests[changed[-1]]
+    changed = max(n for n, best in enumerate(bests) if n == 0 or best != bests[n - 1])
+    lost = changed == 0 and rows[0]["epoch"] > 0
+    return None if lost else rows[changed]["epoch"], bests[changed]

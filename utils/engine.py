@@ -20,6 +20,8 @@ from .seeding import seed_all
 
 Passes = Callable[["TrainState", Tensor, Tensor], tuple[Tensor, Tensor]]
 REFRESH_SECONDS = 0.5  # how often the progress bar asks the device for its numbers
+# how torch puts it: its CPU allocator, and where int64 cannot count a tensor's numbers or its bytes
+TOO_LARGE = ("allocate memory", "numel: integer multiplication overflow", "Storage size calculation overflowed")
 
 
 class MemoryFullError(Exception):
@@ -187,6 +189,6 @@ def naming_memory(batch_size: int, T: int) -> Iterator[None]:
         if "DataLoader worker" in str(error):  # how torch puts it that one was killed
             raise MemoryFullError("a process that loads data was killed, as happens where memory is full: "
                                   "lower -j, -b or -T") from None  # fmt: skip
-        if "allocate memory" not in str(error):  # how torch's CPU allocator puts it
+        if not any(words in str(error) for words in TOO_LARGE):
             raise
         raise MemoryFullError(advice) from None

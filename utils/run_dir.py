@@ -185,10 +185,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def is_epoch(row: Any) -> bool:
-    """Whether a line is an epoch's: finite numbers by name, none of them more than a float holds."""
+    """Whether a line is an epoch's: finite numbers by name, whole ones as far as a float counts (figures are drawn)."""
     if not isinstance(row, dict) or type(row.get("epoch")) is not int or row["epoch"] < 0:
         return False
-    return all(type(value) in (int, float) and abs(value) <= sys.float_info.max for value in row.values())
+    most = {int: 2**53 - 1, float: sys.float_info.max}
+    return all(type(value) in most and abs(value) <= most[type(value)] for value in row.values())
 
 
 @contextmanager
