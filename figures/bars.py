@@ -44,7 +44,7 @@ def draw_bars(panels: Sequence[Panel], path: Path, *, y_label: str) -> None:
             axes.grid(visible=False, axis="x")
             if heights:
                 room = max(max(heights) - min(heights), 0.4)
-                axes.set_ylim(min(heights) - 0.6 * room, max(heights) + 0.3 * room)
+                axes.set_ylim(max(0.0, min(heights) - 0.6 * room), max(heights) + 0.3 * room)
             finish(axes, panel, "", y_label)
         if any(line.paper for panel in panels for line in panel.lines):
             key = [Line2D([], [], color="black", linewidth=1.6, label="paper")]
