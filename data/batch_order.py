@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .task import draw_seed, keyed_rng
+from .task import DataError, draw_seed, keyed_rng
 
 EVALUATION = 0  # the epoch in a key where nothing is drawn at random
+ADDRESSES = 2**63  # bytes: torch counts them in int64
 
 Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # mixup / cutmix on x [N, C, H, W] and its labels [N]
 
@@ -89,5 +90,13 @@ class BatchOrder(Sampler):
 
 
 def to_sequence(x: Tensor, T: int) -> Tensor:
-    """[N, C, H, W] → [T, N, C, H, W] by a view of stride 0; [N, T, C, H, W] → [T, N, C, H, W] transposed."""
-    return x.expand(T, *x.shape) if x.dim() == 4 else x.transpose(0, 1)
+    """[N, C, H, W] → [T, N, C, H, W] by a view of stride 0; [N, T, C, H, W] → [T, N, C, H, W] transposed.
+
+    Raises:
+        DataError: if no memory has so many addresses; torch would speak of an overflow, here or in the first layer.
+    """
+    if x.dim() != 4:
+        return x.transpose(0, 1)
+    if T * x.numel() * x.element_size() >= ADDRESSES:
+        raise DataError(f"-T {T} is more steps of {list(x.shape)} numbers than any memory holds; lower -T")
+    return x.expand(T, *x.shape)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Real
 
 from torch import Tensor
 
 from neurons import ALPHA, SURROGATE, TAU, build_neuron, unknown
+from neurons.options import check_count
 
 from .chain import mlp3, snn5, snn5_noAP, vggsnn
 from .layers import Parts, SpikingNetwork
@@ -71,6 +73,19 @@ def published_norm(model: str) -> str:
     return PUBLISHED_NORMS.get(model, "per_step")
 
 
+def check_shape(drop_rate: float, T: int | None, **counts: int) -> None:
+    """Refuse a network of no size, which torch would build.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for argument, value in counts.items():
+        check_count(argument, value, needed=True)
+    check_count("T", T)
+    if not isinstance(drop_rate, Real) or not 0 <= drop_rate < 1:  # nor is nan
+        raise ValueError(f"drop_rate must be in [0, 1), not {drop_rate}")
+
+
 def build_model(
     name: str,
     neuron: str = "CLIF",
@@ -105,10 +120,12 @@ def build_model(
         A network [T, N, C, H, W] → [T, N, K] that keeps no state between calls.
 
     Raises:
-        ValueError: if a name is unknown, the input is too small, or an option has no meaning for the neuron.
+        ValueError: if a name is unknown, a number is out of range, the input is too small, or an option has no meaning
+            for the neuron.
     """
     if name not in MODELS:
         raise ValueError(unknown("model", name, MODELS))
+    check_shape(drop_rate, T, num_classes=num_classes, in_channels=in_channels, input_size=input_size)
     bn = published_norm(name) if bn is None else bn
     if bn not in BATCH_NORMS:
         raise ValueError(unknown("batch norm", bn, BATCH_NORMS))

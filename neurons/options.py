@@ -50,6 +50,8 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
             raise ValueError(f"{neuron.__name__} takes no {option}")
     if neuron.takes("tau") and not given["tau"] > 1:
         raise ValueError(f"tau must be > 1, not {given['tau']}")
+    if not math.isfinite(given["v_threshold"]):
+        raise ValueError(f"v_threshold must be a finite number, not {given['v_threshold']}")
     if given["v_reset"] is not None and not -math.inf < given["v_reset"] < given["v_threshold"]:
         raise ValueError(
             f"v_reset must be below V_th = {given['v_threshold']:g}, not {given['v_reset']:g}: a spike takes u there"
@@ -60,13 +62,15 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
         check_count(option, given[option])
 
 
-def check_count(option: str, value: int | None) -> None:
-    """Refuse what counts nothing; None is for none.
+def check_count(option: str, value: int | None, needed: bool = False) -> None:
+    """Refuse what counts nothing; None is for none, where the option is not ``needed``.
 
     Raises:
         ValueError: naming the option.
     """
-    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+    if value is None and not needed:
+        return
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{option} must be a whole number of 1 or more, not {value}")
 
 
@@ -111,10 +115,13 @@ def check_computation(
     """Refuse what computes nothing, or not together.
 
     Raises:
-        ValueError: if a name is unknown, a number out of range, or ``bptt_k`` meets what cannot do it.
+        ValueError: if a name is unknown, a surrogate is no function, a number is out of range, or ``bptt_k`` meets what
+            cannot do it.
     """
     if isinstance(surrogate, str):
         spike_function(surrogate, alpha)  # which checks them
+    elif not callable(surrogate):
+        raise ValueError(f"surrogate must be a name or a function x ↦ Θ(x), not a {type(surrogate).__name__}")
     fused = canonical(backend) not in ("auto", "reference")
     if bptt_k is None:
         return

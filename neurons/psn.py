@@ -11,6 +11,7 @@ from spikingjelly.activation_based import neuron
 from torch import Tensor
 
 from .ops.returned import as_current
+from .options import check_computation, check_count
 from .surrogate import ALPHA, SURROGATE, spike_function
 
 
@@ -26,7 +27,8 @@ class PSN(neuron.PSN):
         surrogate, alpha: as in :class:`neurons.SpikingNeuron`.
 
     Raises:
-        ValueError: if ``T`` is missing, or a sequence of another length comes in.
+        ValueError: if ``T`` is missing or counts nothing, the surrogate is none, or a sequence of another length
+            comes in.
     """
 
     def __init__(
@@ -35,9 +37,11 @@ class PSN(neuron.PSN):
         surrogate: str | Callable[[Tensor], Tensor] = SURROGATE,
         alpha: float = ALPHA,
     ):
-        spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
+        check_computation(surrogate, alpha, "auto", None)
         if T is None:
             raise ValueError("PSN has weights for each time step: it needs T")
+        check_count("T", T)
+        spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         super().__init__(T, surrogate_function=spike)
 
     @classmethod
@@ -46,17 +50,22 @@ class PSN(neuron.PSN):
         return option in ("T", "surrogate", "alpha")
 
     def forward(self, x_seq: Tensor) -> Tensor:
-        """Input current [T, N, *] → spikes [T, N, *] of its dtype, computed in float32 whatever autocast says."""
+        """Input current [T, N, *] → spikes [T, N, *] of its dtype, computed in float32 whatever autocast says.
+
+        Or in float64, if the current or the weights are.
+        """
         if x_seq.shape[0] != self.T:
             raise ValueError(f"PSN was built for T = {self.T}, and the sequence has {x_seq.shape[0]} steps")
         x_seq, device = as_current(x_seq), x_seq.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            return self._fire(x_seq.to(torch.promote_types(x_seq.dtype, torch.float32))).to(x_seq.dtype)
+            wide = torch.promote_types(torch.promote_types(x_seq.dtype, self.weight.dtype), torch.float32)
+            return self._fire(x_seq.to(wide)).to(x_seq.dtype)
 
     def _fire(self, x_seq: Tensor) -> Tensor:
         """Input current [T, N, *], float32 or better → spikes; the last one is NaN where h is not finite."""
         frames = x_seq.unsqueeze(-1).flatten(1)  # of [T] too
-        h = torch.addmm(self.bias, self.weight, frames).view(x_seq.shape)  # h − V_th
+        bias, weight = self.bias.to(x_seq.dtype), self.weight.to(x_seq.dtype)
+        h = torch.addmm(bias, weight, frames).view(x_seq.shape)  # h − V_th
         spikes = self.surrogate_function(h)
         spikes[-1].masked_fill_(~h[-1].isfinite(), math.nan)  # as in every neuron here: NaN does not fire by itself
         return spikes

@@ -84,10 +84,10 @@ def spike_function(surrogate: str, alpha: float = ALPHA) -> Callable[[Tensor], T
     """The spike function x ↦ Θ(x) with the named surrogate derivative of width ``alpha``.
 
     Raises:
-        ValueError: if the surrogate is unknown or ``alpha`` ≤ 0.
+        ValueError: if the surrogate is unknown, or ``alpha`` ≤ 0 or infinite.
     """
     if surrogate not in SURROGATES:
         raise ValueError(unknown("surrogate", surrogate, SURROGATES))
-    if not alpha > 0:
-        raise ValueError(f"the surrogate's width must be > 0, not {alpha}")
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"the surrogate's width must be > 0 and finite, not {alpha}")
     return partial(heaviside, surrogate=surrogate, alpha=alpha)

@@ -61,4 +61,5 @@ def build_again(run: Namespace, shape: Mapping[str, Any], neuron: str, **options
     """
     left_out = ("tau", "v_reset") if neuron in DECAYING else ("tau", "v_reset", "decay_input", "detach_reset")
     names = [name for name in names_given_to("network") if OPTIONS[name].inference and name not in left_out]
-    return build_model(run.model, neuron, **shape, **{name: getattr(run, name) for name in names}, **options)
+    with naming_memory(run.b, run.T):
+        return build_model(run.model, neuron, **shape, **{name: getattr(run, name) for name in names}, **options)

@@ -174,6 +174,12 @@ def test_refused_image_is_named_in_mid_run(train, tmp_path, workers):
     assert os.listdir(tmp_path / "cwd" / "logs") == []  # the run's folder went with it
 
 
+@pytest.mark.parametrize("T", [2**63 - 1, 2**58])
+def test_more_steps_than_memory_can_count_leave_no_folder(train, tmp_path, T):
+    assert_refused(train("-T", T), f"error: -T {T} is more steps", "lower -T")
+    assert os.listdir(tmp_path / "cwd" / "logs") == []
+
+
 # -- where the run goes
 
 

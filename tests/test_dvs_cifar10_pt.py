@@ -133,3 +133,13 @@ def test_exported_frames_are_the_same_data(tmp_path, monkeypatch, capsys):
     assert label.long()[0] == tensors.test.labels[3]  # as the published code reads it
     assert export_frames.main() == 2
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["--T x", "--T", "--TT 3", "--event_split middle", "--T=2\n3"], ids=repr)
+def test_what_export_cannot_read_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["export_frames", *words.split(" ")])
+    with pytest.raises(SystemExit) as ended:
+        export_frames.main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("export_frames: error: ")

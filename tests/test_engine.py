@@ -40,6 +40,28 @@ def test_the_loss_is_the_mean_over_samples_not_over_batches():
     assert seen["loss"] == pytest.approx((3 * 3 + 1 * 1) / 4)
 
 
+TOO_LARGE = {
+    "a view": lambda: torch.zeros(8, 1).expand(2**63 - 1, 8, 1),
+    "a tensor": lambda: torch.ones(2**63 - 1),
+    "a square": lambda: torch.zeros(2**50, 2**50),
+    "a copy": lambda: torch.zeros(8).expand(2**58, 8).clone(),
+    "more than there is": lambda: torch.ones(2**50),
+}
+
+
+@pytest.mark.parametrize("make", TOO_LARGE.values(), ids=TOO_LARGE)
+def test_what_no_memory_can_hold_is_one_line(make):
+    """Of sizes that int64 cannot count torch says that they overflow, not that they are too large."""
+    with pytest.raises(MemoryFullError, match="out of memory with -b 8 and -T 2: ") as caught, naming_memory(8, 2):
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_left_as_they_are():
+    with pytest.raises(RuntimeError, match="overflow of another kind"), naming_memory(8, 2):
+        raise RuntimeError("overflow of another kind")
+
+
 class KillsItsProcess(Dataset):
     def __len__(self):
         return 1

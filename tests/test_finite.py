@@ -11,7 +11,7 @@ from data.dvs_cifar10_pt import load_frames, read_pair
 from data.made_up_events import write_dvs_cifar10_pt
 from deploy.conversion import Score, climb, lif_twin
 from models import build_model
-from neurons import build_neuron
+from neurons import NEURONS, build_neuron
 from tests.helpers import device_of
 from tests.test_states import BACKENDS
 from utils.engine import TrainState, evaluate, train_one_epoch
@@ -183,6 +183,13 @@ def test_a_reset_value_lies_below_the_threshold(name, v_reset):
     with pytest.raises(ValueError, match="v_reset must be below V_th"):
         lif_twin(network(), v_reset)
     assert build_neuron(name, v_threshold=2.5, v_reset=1.0).v_reset == 1.0
+
+
+@pytest.mark.parametrize("v_threshold", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name in STEPPING if NEURONS[name].takes("v_threshold")])
+def test_a_threshold_is_a_finite_number(name, v_threshold):
+    with pytest.raises(ValueError, match=f"v_threshold must be a finite number, not {v_threshold}"):
+        build_neuron(name, v_threshold=v_threshold)
 
 
 def test_calibration_climbs_no_higher_than_half_the_lowest_threshold():

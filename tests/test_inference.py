@@ -207,6 +207,14 @@ def test_what_cannot_be_met_is_one_line(trained, infer, monkeypatch, tmp_path, n
     assert all_files(tmp_path) == []
 
 
+def test_more_steps_than_memory_can_count_are_one_line(trained, infer):
+    before = all_files(trained)
+    code, _, err = infer("-resume", trained / "CLIF" / "checkpoint_latest.pth", "-T", 2**63 - 1)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert f"-T {2**63 - 1} is more steps" in err
+    assert all_files(trained) == before
+
+
 def test_broken_checkpoints_and_settings_are_one_line(run, infer):
     checkpoint, config = run / "checkpoint_latest.pth", run / "config.json"
     settings = json.loads(config.read_text())

@@ -1,5 +1,7 @@
 """Every network: shapes, both step modes, batch norm per step, dropout, and the static image's short cut."""
 
+from math import nan
+
 import pytest
 import torch
 from spikingjelly.activation_based import functional
@@ -221,6 +223,16 @@ def test_dropout_is_off_in_evaluation():
         ({"name": "spiking_vgg11_bn", "input_size": 31}, "31×31"),
         ({"name": "vggsnn", "input_size": 15}, "15×15"),
         ({"name": "snn5_noAP", "input_size": 8}, "8×8"),
+        *(
+            ({"drop_rate": rate}, rf"drop_rate must be in \[0, 1\), not {rate}")
+            for rate in (1.0, 1.5, -0.1, nan, "0.1")
+        ),
+        *(
+            ({"name": "mlp3", option: value}, f"{option} must be a whole number of 1 or more, not {value}")
+            for option in ("num_classes", "in_channels", "input_size")
+            for value in (0, -4, 2.5, True, None)
+        ),
+        *(({"T": T}, f"T must be a whole number of 1 or more, not {T}") for T in (0, -1, 2.5)),
     ],
 )
 def test_what_cannot_be_built_is_named(options, says):

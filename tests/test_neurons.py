@@ -4,7 +4,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from neurons import LIF, SpikingNeuron, build_neuron, lif_step
+from neurons import LIF, NEURONS, SpikingNeuron, build_neuron, lif_step
 from neurons.surrogate import SURROGATES, spike_function
 from tests.golden import read_golden
 from tests.test_states import BACKENDS, CASES, current
@@ -108,6 +108,13 @@ def test_bad_arguments_are_named():
         build_neuron("LIF", taw=2.0)
 
 
+@pytest.mark.parametrize("surrogate", [None, 3, SURROGATES])
+@pytest.mark.parametrize("name", [name for name in NEURONS if name != "relu"])
+def test_a_surrogate_is_a_name_or_a_function(name, surrogate):
+    with pytest.raises(ValueError, match="surrogate must be a name or a function"):
+        build_neuron(name, surrogate=surrogate, T=3)
+
+
 @pytest.mark.parametrize(
     ("surrogate", "alpha"), [("rectangle", 1.0), ("triangle", 0.5), ("sigmoid", 2.0), ("atan", 0.05)]
 )
@@ -193,3 +200,9 @@ def test_a_membrane_at_the_threshold_fires(name, step_mode):
     c = torch.tensor([1.0, 1 - 2**-24])  # [N]
     spikes = neuron(c) if mode == "s" else neuron(c[None])[0]
     assert spikes.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_surrogate_has_a_width(alpha):
+    with pytest.raises(ValueError, match="width must be > 0 and finite"):
+        build_neuron("CLIF", alpha=alpha)

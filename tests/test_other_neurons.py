@@ -162,6 +162,7 @@ def test_klif_goes_step_by_step():
     [
         ("GLIF", {}, "GLIF has weights for each time step: it needs T"),
         ("PSN", {}, "PSN has weights for each time step: it needs T"),
+        *(("PSN", {"T": T}, f"T must be a whole number of 1 or more, not {T}") for T in (0, -1, 2.5, True)),
         ("PSN", {"T": 4, "step_mode": "s"}, "PSN sees whole sequences"),
         ("PSN", {"T": 4, "bptt_k": 2}, "bptt_k works with LIF, PLIF, CLIF, KLIF, GLIF and ILIF, not with PSN"),
         ("PSN", {"T": 4, "backend": "compile"}, "PSN has no step to derive kernels from"),

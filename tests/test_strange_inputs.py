@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from models.batch_norm import BatchNorm2d
 from models.layers import Conv2d, norm_and_fire
-from neurons import LIF, SpikingNeuron, build_neuron
+from neurons import LIF, NEURONS, SpikingNeuron, build_neuron
 from neurons.surrogate import atan
 from tests.helpers import device_of
 
@@ -69,6 +69,19 @@ def test_counts_are_a_current_for_psn():
     psn, counts = build_neuron("PSN", T=4), torch.tensor([1, 0, 1, 1])[:, None]
     psn(counts).sum().backward()
     assert psn.bias.grad is not None
+
+
+@pytest.mark.parametrize("weights", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NEURONS)
+def test_weights_and_current_may_differ_in_precision(name, dtype, weights):
+    """Spikes come back as the current came; PSN multiplied the two as they were, and torch refused."""
+    neuron = build_neuron(name, T=4, backend="reference").to(weights)
+    x_seq = (3 * torch.rand(4, 2, 3)).to(dtype).requires_grad_()
+    spikes = neuron(x_seq)
+    spikes.sum().backward()
+    assert spikes.dtype == x_seq.grad.dtype == dtype
+    assert all(weight.grad.dtype == weights for weight in neuron.parameters())
 
 
 def test_a_complex_current_is_refused(backend):
