@@ -139,8 +139,8 @@ SMALL = "-dataset digits -model mlp3 -neuron LIF -T 2 -epochs 1 -train_fraction 
 def test_commands_read_and_write_utf8_whatever_the_locale(tmp_path):
     for command in (
         f"train_BPTT.py {SMALL} {tmp_path}",
-        f"inference.py -resume {tmp_path}/run/checkpoint_latest.pth -sweep -profile",
-        f"reproduce.py report all --runs_dir {tmp_path} --html {tmp_path}/page.html",
+        f"inference.py -resume {tmp_path}/run/checkpoint_latest.pth",
+        f"reproduce.py report digits_accuracy --runs_dir {tmp_path} --html {tmp_path}/page.html",
         f"reproduce.py compare {tmp_path}/run --out {tmp_path}/compared",
     ):
         words = [sys.executable, *command.split()]
