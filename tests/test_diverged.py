@@ -20,6 +20,7 @@ def diverging(small, evidence):
     return small
 
 
+@pytest.mark.slow
 def test_its_folder_says_so_until_it_is_resumed(tmp_path):
     ended = run_training(*RUN.split(), "-name", "lost", "-lr", "1e38", cwd=tmp_path)
     assert_refused(ended, "is not finite", "the last checkpoint is kept")
