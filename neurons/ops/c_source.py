@@ -126,8 +126,7 @@ def source(d: Derived, dtype: str) -> Source:
             *writer.loop({**gradients, **kept}, before, [g_s], [(WRITTEN, d.g_c), (SUMS, d.g_c), *sums]),
         ],
     }
-    parts = (files(__package__) / name for name in ("elements.h", "team.h", "lanes.h", "frame.c"))
-    elements, team, lanes, frame = (part.read_text(encoding="utf-8") for part in parts)
+    elements, team, lanes, frame = map(text_of, ("elements.h", "team.h", "lanes.h", "frame.c"))
     head = HEAD.format(
         most=MOST_STATES,
         states=len(names),
@@ -229,10 +228,11 @@ def built(dynamics: Dynamics, dtype: torch.dtype) -> tuple[ctypes.CDLL, ctypes.A
     return library(made.text), constants, first
 
 
+def text_of(name: str) -> str:
+    """A part of the C that is the same for all neurons."""
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
 @cache
 def norm_library() -> ctypes.CDLL:
-    return library(
-        "\n".join(
-            (files(__package__) / name).read_text(encoding="utf-8") for name in ("elements.h", "team.h", "norm.c")
-        )
-    )
+    return library("\n".join(map(text_of, ("elements.h", "team.h", "norm.c"))))
