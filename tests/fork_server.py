@@ -16,6 +16,7 @@ import runpy
 import signal
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,6 +93,8 @@ if __name__ == "__main__":
         with TemporaryDirectory() as folder:  # fonts, and what else drawing loads when it is first asked
             draw_curves([{"epoch": 0}], Path(folder) / "curves.png")
         gc.freeze()  # a fork's collector then leaves their pages shared
+        for finalizer in list(weakref.finalize._registry):  # at its end torch takes its operators back one by one
+            finalizer.atexit = False
         request = serve()
     os.chdir(request["cwd"])
     for fd, path in ((1, request["out"]), (2, request["err"])):

@@ -1,7 +1,7 @@
 """Back end ``triton`` against the steps under autograd in float64: on a GPU where there is one, else in Triton's
 interpreter on the CPU (TRITON_INTERPRET=1, set in conftest.py).
 
-The whole product of neurons, surrogates and lengths takes minutes in the interpreter: most of it is slow.
+The whole product of neurons, surrogates and lengths takes minutes in the interpreter: most of it is long.
 """
 
 import itertools
@@ -30,14 +30,25 @@ pytestmark = pytest.mark.skipif(
 
 
 def sampled(*lists, every):
-    """Every combination; all but one in ``every``, spread evenly, are slow, and no line is counted as covered by them:
-    of the interpreter's own, which are most, coverage would look at each."""
+    """Every combination, of which one in ``every``, spread evenly, is quick: of the others no line is counted as
+    covered (of the interpreter's own, which are most, coverage would look at each). One in four holds each pair of
+    values at least once; without a GPU the rest is long."""
     cases = []
     for indices in itertools.product(*(range(len(each)) for each in lists)):
         values = [each[i] for i, each in zip(indices, lists, strict=True)]
         marks = [pytest.mark.slow, pytest.mark.no_cover] if sum(indices) % every else []
+        if sum(indices) % 4 and not torch.cuda.is_available():
+            marks.append(pytest.mark.long)
         cases.append(pytest.param(*values, id=" ".join(map(str, values)), marks=marks))
     return cases
+
+
+def test_each_pair_of_values_stands_in_a_case_that_is_not_long():
+    lists = NORM_CASES, KINDS, LENGTHS
+    kept = [case.values for case in sampled(*lists, every=8) if pytest.mark.long not in case.marks]
+    for i, j in itertools.combinations(range(3), 2):
+        pairs = {(str(values[i]), str(values[j])) for values in kept}
+        assert len(pairs) == len(lists[i]) * len(lists[j])
 
 
 @pytest.fixture
