@@ -75,7 +75,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
 
     # -- epochs
     row: dict[str, float] = {}
-    with Watch(s.save_every, patient=ranks.world > 1) as watch, left_in_order(run, DataError):
+    with Watch(s.save_every, patient=ranks.world > 1) as watch, left_in_order(run):
         saver = Saver(state, watch, run, len(batches), command)
         while state.epoch < s.epochs:
             started = time.perf_counter()

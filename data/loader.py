@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -39,13 +41,14 @@ class Loader:
         mix: Mix | None = None,
     ):
         self.split, self.order, self.T, self.device, self.mix = split, order, T, device, mix
-        self._samples = DataLoader(
-            split,
-            batch_sampler=order,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            persistent_workers=workers > 0,
-        )
+        with without_advice():
+            self._samples = DataLoader(
+                split,
+                batch_sampler=order,
+                num_workers=workers,
+                pin_memory=device.type == "cuda",
+                persistent_workers=workers > 0,
+            )
 
     def __len__(self) -> int:
         return len(self.order)
@@ -64,9 +67,24 @@ class Loader:
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         try:
-            yield from self._samples
+            with without_advice():
+                samples = iter(self._samples)
+            yield from samples
         except DataError as error:  # torch hands a worker's on with the text of its traceback, the message last
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Leave out torch's advice on more workers than processors: they are what was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
+def processors() -> int:
+    """How many this process may use: a container or a batch system may give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_loader(
@@ -91,7 +109,7 @@ def build_loader(
         batch_size: the global batch, over all ranks.
         T, device, mix: see :class:`Loader`.
         workers: processes that load, for a split that does not live on the device; None chooses: none for less
-            than ``WORTH_WORKERS`` samples, else one a core, up to 8.
+            than ``WORTH_WORKERS`` samples, else one for each processor that a rank may use, up to 8.
         seed, shuffle, drop_last, rank, world: see :class:`data.batch_order.BatchOrder`.
         resident: False reads through the workers anyway, True insists on the device.
 
@@ -113,5 +131,5 @@ def build_loader(
     if resident:
         return ResidentLoader(split, order, T=T, device=device, mix=mix)
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if len(split) >= WORTH_WORKERS else 0
+        workers = min(8, max(1, processors() // world)) if len(split) >= WORTH_WORKERS else 0
     return Loader(split, order, T=T, device=device, workers=workers, mix=mix)

@@ -174,6 +174,20 @@ def test_refused_image_is_named_in_mid_run(train, tmp_path, workers):
     assert os.listdir(tmp_path / "cwd" / "logs") == []  # the run's folder went with it
 
 
+def test_a_folder_that_a_run_did_not_make_stays_when_its_data_are_bad(train, tmp_path):
+    home = write_tiny_imagenet(tmp_path / "data", classes=2)
+    words = ("-data_dir", tmp_path / "data", "-dataset", "tiny_imagenet")
+    assert train(*words).returncode == 0
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (run_folder(tmp_path / "cwd" / "logs") / "checkpoint_latest.pth").rename(kept / "mine.pth")
+    (kept / "notes.txt").write_text("of months")
+    image = home / "train" / "n00001007" / "images" / "n00001007_3.JPEG"
+    image.write_bytes(image.read_bytes()[:500])
+    assert_refused(train(*words, "-epochs", 2, "-resume", kept / "mine.pth"), f"error: {image} is not a readable JPEG")
+    assert {"mine.pth", "notes.txt"} <= {*os.listdir(kept)}
+
+
 @pytest.mark.parametrize("T", [2**63 - 1, 2**58])
 def test_more_steps_than_memory_can_count_leave_no_folder(train, tmp_path, T):
     assert_refused(train("-T", T), f"error: -T {T} is more steps", "lower -T")
@@ -192,10 +206,14 @@ def test_out_dir_that_cannot_be_written(train, tmp_path):
 
 @pytest.mark.parametrize("bytes_per_file", [300, 3_000, 20_000, 1_000_000])
 def test_full_disk_in_mid_run(train, tmp_path, bytes_per_file):
+    """It leaves the rows of epochs that were trained, no part of a checkpoint, and without a row no folder."""
     result = train(limits={resource.RLIMIT_FSIZE: bytes_per_file})
-    folder = run_folder(tmp_path / "cwd" / "logs")
-    assert_refused(result, str(folder.relative_to(tmp_path / "cwd")))
-    assert not list(folder.glob("*.pth*"))  # none of a part
+    assert_refused(result, "logs/")
+    folders = list((tmp_path / "cwd" / "logs").iterdir())
+    assert len(folders) == (bytes_per_file > 300)  # no room for config.json
+    for folder in folders:
+        assert (folder / "metrics.jsonl").read_text().startswith('{"epoch": 0, ')
+        assert not list(folder.glob("*.pth*"))
 
 
 # -- what goes wrong while training
@@ -207,8 +225,9 @@ def test_loss_that_is_not_finite(train):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["-T 100000 -b 8", "-T 2 -b 20 -model spiking_resnet18 -T 500"])
-def test_out_of_memory_names_what_takes_less(train, options):
+def test_out_of_memory_names_what_takes_less(train, tmp_path, options):
     status = Path(f"/proc/{fork_server().pid}/status").read_text()
     held = 1024 * int(status.split("VmSize:")[1].split()[0])
     result = train(*options.split(), limits={resource.RLIMIT_AS: held + 2**30})
     assert_refused(result, "out of memory with -b", "-T", "lower one of them")
+    assert os.listdir(tmp_path / "cwd" / "logs") == []

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import loader
+from data.task import Split
 from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
 from neurons.ops import c_build, c_source
@@ -36,6 +38,28 @@ def level(request, tmp_path, monkeypatch):
     yield request.param
     for function in kept:
         function.cache_clear()
+
+
+@pytest.mark.parametrize(("may_use", "world", "chosen"), [(1, 1, 1), (4, 1, 4), (64, 1, 8), (16, 4, 4), (2, 4, 1)])
+def test_workers_are_no_more_than_the_processors_that_a_rank_may_use(monkeypatch, may_use, world, chosen):
+    """A container or a batch system gives a process fewer than the machine has."""
+    monkeypatch.setattr(loader.os, "sched_getaffinity", lambda pid: set(range(may_use)), raising=False)
+    taken = []
+    monkeypatch.setattr(loader, "Loader", lambda *args, workers, **options: taken.append(workers))
+    split = Split(lambda i: torch.zeros(3, 2, 2), [0] * 2000, torch.nn.Identity(), seed=0)
+    how = {"batch_size": 4, "T": 2, "device": torch.device("cpu"), "seed": 0, "shuffle": True, "world": world}
+    loader.build_loader(split, **how, workers=None)
+    loader.build_loader(split, **how, workers=3)
+    assert taken == [chosen, 3]
+
+
+def test_more_workers_than_processors_are_taken_without_a_warning(monkeypatch, recwarn):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
+    split = Split(lambda i: torch.zeros(3, 2, 2), [0] * 8, torch.nn.Identity(), seed=0)
+    how = {"batch_size": 4, "T": 2, "device": torch.device("cpu"), "seed": 0, "shuffle": True}
+    batches = loader.build_loader(split, **how, workers=3)
+    assert [target.tolist() for _, target in batches.epoch(0)] == [[0] * 4] * 2
+    assert not recwarn.list
 
 
 def run(name, options, backend, x, grad):

@@ -39,10 +39,11 @@ class RunDir:
     Args:
         path: the folder; see :func:`create_run_dir`.
         first_epoch: the epoch at which a resumed run continues; rows of it and of later ones are removed.
+        is_new: whether the folder was made for this run; another may hold what is not the run's.
     """
 
-    def __init__(self, path: Path, first_epoch: int = 0):
-        self.path = path
+    def __init__(self, path: Path, first_epoch: int = 0, *, is_new: bool = False):
+        self.path, self.is_new = path, is_new
         self.latest, self.best, self.initial = path / LATEST, path / BEST, path / INITIAL
         self.previous = path / PREVIOUS
         self._metrics = path / "metrics.jsonl"
@@ -59,7 +60,7 @@ class RunDir:
 
     def write_config(self, settings: dict[str, Any]) -> None:
         """Write config.json: every setting, and what the run was made with."""
-        with naming_disk(self.path):
+        with left_in_order(self), naming_disk(self.path):
             write_aside(self.path / "config.json", json.dumps(settings, indent=2, default=str) + "\n")
 
     def log(self, row: dict[str, float]) -> None:
@@ -74,6 +75,11 @@ class RunDir:
                     self._board.add_scalar(name, value, row["epoch"])
             self._board.flush()
             draw_curves(read_metrics(self._metrics), self.path / "curves.png")
+
+    def holds_results(self) -> bool:
+        """Whether there is a checkpoint or an epoch's row."""
+        files = (self.latest, self.best, self.previous, self._metrics)
+        return any(path.exists() and path.stat().st_size > 0 for path in files)
 
     def close(self) -> None:
         """Close TensorBoard's file."""
@@ -94,18 +100,18 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
                 path.mkdir()
             except FileExistsError:
                 continue
-            return RunDir(path)
+            return RunDir(path, is_new=True)
     except OSError as error:
         raise UsageError(f"cannot write to -out_dir {out_dir}: {error.strerror}") from None
     raise UsageError(f"{out_dir} holds ten thousand runs named {name}; choose another -name")
 
 
 @contextmanager
-def left_in_order(run: RunDir | None, *errors: type[Exception]) -> Iterator[None]:
+def left_in_order(run: RunDir | None) -> Iterator[None]:
     """See to a run's folder when an error ends the run.
 
-    It goes if one of ``errors`` comes before the run has saved anything. If the run stopped being a number, a line in
-    it says so: reports would count a seed less, and no more.
+    A new one goes if the error comes before the run has saved anything: bad data, a full memory or disk. If the run
+    stopped being a number, a line in it says so: reports would count a seed less, and no more.
     """
     try:
         yield
@@ -114,9 +120,10 @@ def left_in_order(run: RunDir | None, *errors: type[Exception]) -> Iterator[None
             with suppress(OSError):  # a full disk is not what ended it
                 write_aside(run.path / DIVERGED, str(error).split(";")[0] + "\n")
         raise
-    except errors:
-        if run is not None and not any(path.exists() for path in (run.latest, run.best, run.previous)):
-            run.close()
+    except Exception:
+        if run is not None and run.is_new and not run.holds_results():
+            with suppress(OSError):
+                run.close()
             shutil.rmtree(run.path, ignore_errors=True)
         raise
 
