@@ -19,7 +19,7 @@ from data.task import Split
 from models import STATISTICS, recalibrate, steps_known, use_statistics
 from models.batch_norm import NO_STATISTICS
 from models.statistics import batch_norms
-from utils.checkpoint import CheckpointError, read_checkpoint
+from utils.checkpoint import RECALIBRATED, CheckpointError, read_checkpoint
 from utils.cli import UsageError
 from utils.curves import COLUMN
 from utils.engine import naming_memory
@@ -27,7 +27,6 @@ from utils.progress import progress
 
 from .conversion import Score
 
-MARK = "recalibrated_bn"  # in a checkpoint whose statistics were taken again: over how many samples
 Seen = TypeVar("Seen")
 
 
@@ -84,7 +83,7 @@ def check_statistics_request(run: Namespace) -> None:
 def was_recalibrated(path: Path) -> bool:
     """Whether a file is a checkpoint that ``-save_bn`` wrote."""
     try:
-        return MARK in read_checkpoint(path)
+        return RECALIBRATED in read_checkpoint(path)
     except CheckpointError:
         return False
 
@@ -143,7 +142,7 @@ def recalibrated_checkpoint(
         samples: how many the statistics were taken over.
     """
     kept = checkpoint if "net" in checkpoint else {}
-    return {**kept, **settings, "net": net.state_dict(), MARK: samples}
+    return {**kept, **settings, "net": net.state_dict(), RECALIBRATED: samples}
 
 
 def words_of(name: str, results: Mapping[str, Any]) -> str:

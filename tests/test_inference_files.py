@@ -9,7 +9,7 @@ import torch
 from models import build_model
 from settings.inference import inference_parser, settle
 from tests.fixtures_inference import LAYERS, TRAIN, all_files, published, refused, result
-from tests.helpers import run_training
+from tests.helpers import assert_refused, run_training
 
 
 def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
@@ -193,6 +193,14 @@ def test_statistics_of_published_weights_are_taken_again(run, infer, file):
     assert 90 <= torch.load(new, weights_only=True)["recalibrated_bn"] <= 110
     for other in (folder / file, run / "config.json"):
         refused(infer, new, f"-recalibrate_bn -save_bn {other}", "is there, and -save_bn has not made it")
+
+
+def test_training_is_not_resumed_with_other_statistics(run, infer, tmp_path):
+    new = tmp_path / "new.pth"
+    code, _, err = infer("-resume", run / "checkpoint_latest.pth", "-recalibrate_bn", 60, "-save_bn", new)
+    assert code == 0, err
+    result = run_training(*TRAIN.split(), "-neuron", "CLIF", "-epochs", 9, "-resume", new, cwd=tmp_path)
+    assert_refused(result, "new.pth cannot be resumed: inference.py -save_bn has replaced", "-pre_train")
 
 
 def test_the_statistics_of_the_network_that_is_run_are_taken(run, infer):

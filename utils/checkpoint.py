@@ -28,6 +28,7 @@ UNPACKING = (
 DAMAGED = (*UNPACKING, AssertionError, KeyError, IndexError, TypeError, AttributeError)
 
 SMALL, MOST_SHRUNK = 1 << 26, 20  # bytes that any file may unpack to; torch itself shrinks nothing
+RECALIBRATED = "recalibrated_bn"  # in a checkpoint whose statistics inference.py took again: over how many samples
 # what weights may be stored in
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

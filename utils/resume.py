@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from .checkpoint import UNPACKING, CheckpointError, read_checkpoint, weights_of
+from .checkpoint import RECALIBRATED, UNPACKING, CheckpointError, read_checkpoint, weights_of
 from .engine import TrainState
 from .meter import Meter
 from .resumable import (
@@ -56,6 +56,8 @@ def restore(state: TrainState, checkpoint: dict[str, Any], path: Path) -> None:
     """
     assert state.lr_scheduler is not None, "a run that is resumed has a schedule"
     try:
+        if RECALIBRATED in checkpoint:
+            raise UnfitError("inference.py -save_bn has replaced its running statistics, so it is no place of a run")
         epoch, step, sums = checked_place(checkpoint, state.batches, state.steps)
         best_acc, best_test_acc = checked_accuracies(checkpoint)
         weights = weights_of(checkpoint, path)
