@@ -34,6 +34,7 @@ from reproduction.side_by_side import compare
 from reproduction.smoke import smoke
 from utils.cli import OneLineParser, UsageError, did_you_mean, number
 from utils.exit import one_line_errors
+from utils.run_dir import naming_disk
 
 COMPARISON = Path("logs/compare")
 ALL = "all"
@@ -108,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "smoke":
         chosen = [known(recipes, name, "recipe") for name in args.recipe] or list(recipes.values())
         return smoke(chosen, runs, args.processes)
+    if args.runs_dir.exists() and not args.runs_dir.is_dir():
+        raise UsageError(f"--runs_dir {args.runs_dir} is not a folder")
     results = Results(args.runs_dir, runs)
     if args.command == "show":
         print(show(known(recipes, args.recipe, "recipe"), results))
@@ -153,6 +156,8 @@ def run(recipe: Recipe, args: Namespace, results: Results) -> int:
             done = "  # finished" if results.is_finished(job.run, job.seed) else ""
             print(shown(command_line(job, results, args.data_dir)) + done)
         return 0
+    with naming_disk(args.runs_dir):
+        args.runs_dir.mkdir(parents=True, exist_ok=True)
     failures = run_jobs(jobs, results, args.data_dir)
     print(f"{recipe.name}: {len(jobs) - len(failures)} of {len(jobs)} runs finished")
     for failure in failures:

@@ -24,7 +24,7 @@ from settings.resume import Resumed, changes_in_words, config_of, find_checkpoin
 from settings.training import Settings
 from utils.batch_size import check_smallest_batch
 from utils.checkpoint import CheckpointError, load_weights, put_weights, save_checkpoint
-from utils.cli import UsageError, exchange_of
+from utils.cli import UsageError, exchange_in_words, exchange_of
 from utils.cuda_graph import check_can_record
 from utils.curves import COLUMN
 from utils.device import choose_device
@@ -124,9 +124,9 @@ def print_heading(state: TrainState, task: Task, s: Settings, computed_by: str, 
     """What is trained, on what, and where it goes."""
     norm = {"per_step": "batch norm per step", "merged": "batch norm MERGED over T"}.get(s.bn, s.bn)
     precision = str(state.amp_dtype or torch.float32).removeprefix("torch.")
-    print(f"{s.model} with {s.neuron}, T = {s.T}, {norm}, {state.device}, {computed_by}, {precision}{state.ranks}\n"
-          f"{task.name}: {len(task.train)} to train, {len(task.test)} to test ({task.convention})\n"
-          f"run folder: {run and run.path}")  # fmt: skip
+    print(f"{s.model} with {s.neuron}{exchange_in_words(s.switch_neuron)}, T = {s.T}, {norm}, {state.device}, "
+          f"{computed_by}, {precision}{state.ranks}\n{task.name}: {len(task.train)} to train, {len(task.test)} to test "
+          f"({task.convention})\nrun folder: {run and run.path}")  # fmt: skip
     for note in notes_of(s):
         print(f"note: {note}")
 

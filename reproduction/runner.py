@@ -127,6 +127,8 @@ def run_job(job: Job, words: Sequence[str], results: Results) -> str:
     assert command is not None
     started = time.monotonic()
     code, tail = call(words)
+    if signum := killed_by(code):
+        return f"it was stopped by {signal.Signals(signum).name}; run again to go on"
     if code:
         lines = [line for line in tail.splitlines() if line.strip()]
         return f"exit code {code}" + (f": {lines[-1].strip()}" if lines else "")
@@ -147,6 +149,12 @@ def run_job(job: Job, words: Sequence[str], results: Results) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         write_aside(folder / DONE, json.dumps(about, indent=2) + "\n")
     return ""
+
+
+def killed_by(code: int) -> int:
+    """The signal of an exit code, Python's or a shell's; 0 if there was none."""
+    signum = -code if code < 0 else code - 128
+    return signum if signum in {*signal.Signals} else 0
 
 
 def why_not_finished(job: Job, results: Results) -> str:

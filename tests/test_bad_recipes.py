@@ -151,3 +151,13 @@ def test_bad_options(words, said, capsys):
     assert message.count("\n") == 1
     assert message.startswith("reproduce.py")
     assert said in message
+
+
+@pytest.mark.parametrize("command", ["list", "show small", "report small", "run small"])
+def test_a_file_in_the_place_of_the_run_folders_is_refused_at_once(small, command):
+    (small / "file").touch()
+    with pytest.raises(UsageError, match="--runs_dir file is not a folder"):
+        main(*command.split(), "--runs_dir", "file")
+    if command == "run small":
+        with pytest.raises(UsageError, match="cannot write to file/below"):
+            main(*command.split(), "--runs_dir", "file/below")

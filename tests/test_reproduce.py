@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 
 import pytest
 
+from reproduction import runner
 from reproduction.evaluation import DONE
 from reproduction.recipe import load_recipes
 from reproduction.runner import StoppedError
@@ -70,6 +71,16 @@ def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
     assert float(rate["difference"]) == pytest.approx(float(rate["best"]) - 0.25)
     assert (small / "report" / "small.png").stat().st_size > 5000
     assert (small / "report" / "small.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [(143, "it was stopped by SIGTERM;"), (-9, "it was stopped by SIGKILL;"), (3, "exit code 3: loss 2.1"), (0, "it ")],
+)
+def test_a_run_that_a_signal_stopped_is_told_so(small, monkeypatch, code, reason):
+    results, runs = results_in(small)
+    monkeypatch.setattr(runner, "call", lambda words: (code, "epoch 1: batch 3\nloss 2.1\n"))
+    assert runner.run_job(runner.Job(runs["small/lif"], 1), [], results).startswith(reason)
 
 
 @pytest.fixture

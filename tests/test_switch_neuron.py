@@ -26,8 +26,10 @@ SWITCH = ("-switch_neuron", "1:CLIF")
 
 
 def train(home, name, *options, epochs=3):
+    """Train; the heading says which neurons."""
     result = run_training(*RUN, *options, "-epochs", epochs, "-out_dir", home, "-name", name, cwd=home)
     assert result.returncode == 0, result.stderr
+    assert (" with LIF, from epoch 1 on CLIF, T = " in result.stdout) == (SWITCH[1] in options)
     return home / name
 
 

@@ -128,3 +128,9 @@ def exchange_of(text: str) -> tuple[int, str]:
     """What ``-switch_neuron`` says: the epoch, counted from 0, and the neuron."""
     epoch, _, neuron = text.partition(":")
     return int(epoch), neuron
+
+
+def exchange_in_words(text: str | None) -> str:
+    """What a run's heading adds to its first neuron: nothing without ``-switch_neuron``."""
+    epoch, neuron = exchange_of(text) if text else (0, "")
+    return f", from epoch {epoch} on {neuron}" if neuron else ""
