@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from settings import rebuild
+from settings.inference import inference_parser, settle
 from utils.engine import MemoryFullError, evaluate, naming_memory
 from utils.meter import Meter
 
@@ -55,6 +57,22 @@ def test_what_no_memory_can_hold_is_one_line(make):
     with pytest.raises(MemoryFullError, match="out of memory with -b 8 and -T 2: ") as caught, naming_memory(8, 2):
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_no_memory_can_hold_is_one_line_where_it_is_built_again(monkeypatch):
+    def build(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(rebuild, "build_model", build)
+    parser = inference_parser()
+    run = settle(
+        parser,
+        parser.parse_args(["-resume", "x.pth"]),
+        {},
+        {"dataset": "digits", "model": "mlp3", "neuron": "LIF", "T": 3},
+    )
+    with pytest.raises(MemoryFullError, match=f"out of memory with -b {run.b} and -T 3: "):
+        rebuild.build_again(run, {}, "LIF", tau=2.0, v_reset=None)
 
 
 def test_other_errors_are_left_as_they_are():

@@ -173,6 +173,17 @@ def test_title_learning_rate_and_best_epoch_are_shown(tmp_path, monkeypatch):
         assert list(axes.lines[-1].get_xdata()) == [1, 1]
 
 
+def test_an_axis_of_accuracies_ends_at_zero(tmp_path, monkeypatch):
+    """Seeds far apart, as of a network that has not learned, have an error bar as long as their bar."""
+    seen = []
+    monkeypatch.setattr(bars, "save_figure", lambda figure, path: seen.append(figure))
+    bars.draw_bars([Panel("", [Line("CLIF", {1: [60.0]}), Line("ReLU", {1: [46.0, 17.0]})])], tmp_path, y_label="y")
+    (axes,) = seen[0].axes
+    least, most = axes.get_ylim()
+    assert least == 0
+    assert most > 60
+
+
 FORMULA = r"a$\frac{$b"  # a name with dollar signs, which matplotlib would read as a formula, and a broken one
 
 
