@@ -75,10 +75,13 @@ def train(case: Case, ranks: Ranks) -> dict:
     test_batches = batches_of(x[samples:], labels[samples:], tested)
     seen = evaluate(net, test_batches, criterion, device=CPU, steps=len(tested), sum_over_ranks=ranks.sum_over_ranks)
     losses = torch.tensor(steps) / BATCH
+    buffers = torch.cat([buffer.double().flatten() for buffer in net.buffers()])
+    mean = buffers / ranks.world
     if ranks.sum_over_ranks is not None:
         ranks.sum_over_ranks(losses)
+        ranks.sum_over_ranks(mean)
     figures = {"train_loss": trained["loss"], "train_acc": trained["acc"], **seen}
-    return {"losses": losses, "net": net.state_dict(), "figures": figures}
+    return {"losses": losses, "net": net.state_dict(), "figures": figures, "apart": (buffers - mean).abs().max()}
 
 
 if __name__ == "__main__":

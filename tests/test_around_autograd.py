@@ -1,4 +1,4 @@
-"""What goes on around a neuron's node of autograd: hooks on what it saved, gradients in batches."""
+"""What goes on around a neuron's node of autograd: hooks on what it saved, gradients in batches, programs of it."""
 
 import io
 import subprocess
@@ -90,3 +90,32 @@ def test_torch_jit_traces_a_network_and_saves_it(backend):
     torch.jit.save(torch.jit.trace(net, x[0], check_trace=False), file)
     file.seek(0)
     assert torch.equal(torch.jit.load(file)(x[1]), net(x[1]))
+
+
+def firing(net, x_seq):
+    """``net`` for evaluation, in which the neurons fire: its norms know ``x_seq``."""
+    for module in net.modules():
+        if isinstance(module, BatchNorm2d):
+            module.momentum = 1.0
+    net(x_seq)
+    return net.eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_that_was_traced_with_one_frame_for_all_steps_takes_others():
+    """A traced program does not look at strides again."""
+    x = torch.rand(2, 2, 3, 32, 32)
+    net = firing(build_model("snn5", "CLIF", backend="c"), x)
+    traced = torch.jit.trace(net, x[:1].expand(x.shape), check_trace=False)
+    torch.testing.assert_close(traced(x), net(x))
+
+
+@pytest.mark.parametrize("steps", [3, 1])
+def test_an_exported_network_computes_the_same(steps):
+    other = torch.rand(3, 2, 3, 32, 32)
+    net = firing(build_model("snn5", "CLIF", backend="c"), other)
+    x_seq = torch.rand(steps, 2, 3, 32, 32).expand(3, -1, -1, -1, -1)
+    program = torch.export.export(net, (x_seq,))
+    assert any("fire" in str(node.target) for node in program.graph.nodes)
+    for seen in (x_seq, other):
+        torch.testing.assert_close(program.module()(seen), net(seen))

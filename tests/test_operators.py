@@ -167,14 +167,6 @@ def test_a_neuron_s_first_use_may_be_a_compiled_one(name, step_mode):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_exported_network_computes_the_same():
-    net = build_model("snn5", "CLIF", backend="c").eval()
-    x_seq = torch.rand(3, 2, 3, 32, 32)
-    program = torch.export.export(net, (x_seq,))
-    assert torch.equal(program.module()(x_seq), net(x_seq))
-    assert any("fire" in str(node.target) for node in program.graph.nodes)
-
-
 @pytest.mark.parametrize("name", ["LIF", "CLIF", "GLIF"])
 def test_fake_tensors_have_shapes_and_no_memory(name):
     with FakeTensorMode():

@@ -18,7 +18,9 @@ from tests.helpers import ENVIRONMENT, SCRIPT, TIMEOUT
 from utils import progress
 from utils.checkpoint import read_checkpoint
 from utils.curves import best_epoch, draw_curves
+from utils.distributed import Ranks
 from utils.engine import TrainState, evaluate, train_one_epoch
+from utils.meter import Meter
 
 CPU = torch.device("cpu")
 BATCHES = [(torch.zeros(2, samples, 3), torch.zeros(samples, dtype=torch.int64)) for samples in (3, 1)]
@@ -39,6 +41,37 @@ def look(monkeypatch, capsys):
     evaluated = capsys.readouterr().err
     calibrate(build_neuron("CLIF"), lambda net: Score(50.0, 1.0), passes=1)
     return trained, evaluated, capsys.readouterr().err
+
+
+class FirstOfTwo(Ranks):
+    """Rank 0 of two; the other has trained on as many samples of this epoch, and before it on none."""
+
+    def __init__(self):
+        super().__init__(0, 2)
+
+    def parallel(self, net):
+        return net
+
+    def share_buffers(self, net):
+        pass
+
+    def agree(self, values):
+        return list(values)
+
+    @property
+    def sum_over_ranks(self):
+        return lambda sums: sums.add_(torch.tensor([0, 0, 4], dtype=sums.dtype))
+
+
+@pytest.mark.parametrize(("ranks", "images"), [(Ranks(), 4), (FirstOfTwo(), 8)])
+def test_images_per_second_are_of_this_part_of_the_epoch_and_of_all_ranks(monkeypatch, ranks, images):
+    """Rank 0 resumes with the sums of all ranks."""
+    net = nn.Linear(3, 2)
+    state = TrainState(net, torch.optim.SGD(net.parameters(), 0.1), loss, CPU, ranks=ranks)
+    state.meter = Meter(CPU, {"loss": 1.0, "hits": 5, "samples": 600})
+    clock = iter([0.0, 0.0, 0.0, 10.0])
+    monkeypatch.setattr("utils.engine.time.perf_counter", lambda: next(clock))
+    assert train_one_epoch(state, BATCHES, steps=2)["images_per_second"] == images / 10
 
 
 def test_lines_in_a_log_file(monkeypatch, capsys):

@@ -77,6 +77,12 @@ def test_without_synchronised_batch_norm_it_is_another_network(steps):
     assert difference(steps / "2_no_sync_bn.pt", steps / "1_no_sync_bn.pt") > 1e-2
 
 
+@pytest.mark.parametrize("case", ["no_sync_bn", "plif_recomputed"])
+def test_all_ranks_test_the_network_that_is_saved(steps, case):
+    """Without synchronised batch norm, each has had running statistics of its own share."""
+    assert torch.load(steps / f"2_{case}.pt", weights_only=True)["apart"] < 1e-12
+
+
 class SumOverThreads:
     """Adds a tensor up over threads that each have a share of a batch, as a process group does over processes."""
 

@@ -205,10 +205,18 @@ class Ranks:
         return values[0]
 
     def parallel(self, net: nn.Module) -> nn.Module:
-        """``net`` with its gradients averaged over all ranks; batch norm's buffers are alike, or each rank's own."""
+        """``net`` with its gradients averaged over all ranks; its buffers are left as they are."""
         if self.world == 1:
             return net
         return DistributedDataParallel(net, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def share_buffers(self, net: nn.Module) -> None:
+        """Give every rank the first one's buffers, which are saved: where batch norm is not synchronised, each has the
+        statistics of its own share, and the ranks would test as many networks."""
+        if self.world > 1:
+            with self.waiting():
+                for buffer in net.buffers():
+                    dist.broadcast(buffer, src=0)
 
     @property
     def sum_over_ranks(self) -> Callable[[Tensor], None] | None:

@@ -127,7 +127,7 @@ def train_one_epoch(
     """
     state.model.train()
     meter, where = state.meter, f"epoch {state.epoch}"
-    before = meter.samples  # of a part of this epoch that another process trained on
+    before = meter.samples  # of a part of this epoch that another process trained on; rank 0 has those of all ranks
     started = shown = time.perf_counter()
     with progress(batches, where, steps, state.step) as bar:
         for x_seq, target in bar:
@@ -138,13 +138,13 @@ def train_one_epoch(
                 shown = time.perf_counter()
                 stop_if_loss_is_not_finite(meter, where, state.net)
                 loss_now, accuracy = meter.read()
-                rate = (meter.samples - before) / (shown - started)
+                rate = state.ranks.world * (meter.samples - before) / (shown - started)
                 bar.set_postfix_str(f"loss {loss_now:.4f}, acc {accuracy:.2f}%, {rate:.0f} images/s", refresh=False)
     stop_if_loss_is_not_finite(meter, where, state.net)
+    state.ranks.share_buffers(state.net)
     stop_if_state_is_not_finite(state.net, state.optimizer, f"the end of {where}")
     world_meter = meter.over_ranks(state.ranks.sum_over_ranks)
-    share = (meter.samples - before) / meter.samples if before else 1.0  # a resumed epoch's first part took other time
-    rate = share * world_meter.samples / (time.perf_counter() - started)
+    rate = (world_meter.samples - state.ranks.agree([before])[0]) / (time.perf_counter() - started)
     loss_mean, accuracy = world_meter.read()
     return {"loss": loss_mean, "acc": accuracy, "images_per_second": rate}
 

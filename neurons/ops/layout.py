@@ -28,9 +28,12 @@ def is_still(x: Tensor) -> bool:
     """Whether x [T, …] is one frame shown at every step (a view of stride 0), of which one computation serves all.
 
     Its gradient is then the first step's alone, and goes on to the frame as it should. A leaf of the graph has no frame
-    behind it, and each step of it a gradient of its own.
+    behind it, and each step of it a gradient of its own. A program that is exported or traced does not look again at
+    the strides of what it is given later.
     """
-    return x.stride(0) == 0 and x.shape[0] > 1 and not (x.requires_grad and x.is_leaf)
+    if x.stride(0) != 0 or x.shape[0] <= 1 or (x.requires_grad and x.is_leaf):
+        return False
+    return not (torch.compiler.is_exporting() or torch.jit.is_tracing())
 
 
 def channels_last(x: Tensor) -> Tensor:
