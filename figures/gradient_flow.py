@@ -3,7 +3,7 @@
     python -m figures.gradient_flow -resume logs/lif/checkpoint_max.pth logs/clif/checkpoint_max.pth -out_dir flow
     python -m figures.gradient_flow -dataset digits_seq -model mlp3 -T 8 -neuron LIF CLIF -out_dir flow
 
-The first for trained networks, with the settings in the config.json beside each; the second for fresh ones. The share
+The first for trained networks, with the settings in each or in its config.json; the second for fresh ones. The share
 of a lag is its part of the L1 norm, summed over batch, neurons and t. *Zero* is the fraction of all (neuron, t) but the
 last t where everything of lag 1 and more is exactly 0; *cut*, the same among those to which a later step would send
 something, H[t′] and its gradient not being 0: the work of part II in Eq. 14. What CLIF's u alone carries is M1; the
@@ -26,6 +26,7 @@ from data import DATASETS, DataError, build_dataset
 from data.loader import build_loader
 from models import MODELS, build_model
 from neurons import NEURONS, TAU
+from settings.inference import inference_parser, settle
 from settings.record import config_beside
 from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
@@ -161,9 +162,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
 def read_options(argv: Sequence[str] | None = None) -> Namespace:
     parser = OneLineParser("Split the gradient through time by lag: how far back each layer's gradient reaches.")
     add, positive = parser.add_argument, number(int, least=1)
-    add(
-        "-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its config.json"
-    )
+    add("-resume", type=Path, nargs="+", default=[], help="checkpoints of trained networks, each beside its "
+        "config.json, or with its settings in it")  # fmt: skip
     add("-neuron", type=OneOf("neuron", NEURONS), nargs="+", default=["LIF", "CLIF"], help="fresh networks: neurons")
     add("-model", type=OneOf("model", MODELS), default="mlp3", help="fresh networks: model")
     add("-dataset", type=OneOf("data set", DATASETS), default="digits_seq", help="fresh networks: data set")
@@ -176,18 +176,27 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     return parser.parse_args(argv)
 
 
+def settings_of(checkpoint: Path) -> dict[str, Any]:
+    """What a network was trained with, and runs as, from its checkpoint or its config.json.
+
+    Raises:
+        UsageError: if they do not say enough, or its layers differ.
+    """
+    parser = inference_parser()
+    config = config_beside(checkpoint)
+    run = settle(parser, parser.parse_args(["-resume", str(checkpoint)]), read_checkpoint(checkpoint), config)
+    for name in ("tau", "v_reset"):
+        if isinstance(getattr(run, name), dict):
+            raise UsageError(f"{checkpoint}: its layers differ in {name}, and this splits the gradient of one value")
+    settled = {name: value for name, value in vars(run).items() if name in DEFAULTS}
+    return {**DEFAULTS, **(config or {}), **settled, "seed": run.trained_seed}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_options(argv)
     wanted: list[tuple[dict[str, Any], Path | None]] = []
     if args.resume:
-        for path in args.resume:
-            config = config_beside(path)
-            if config is None:
-                raise UsageError(f"no config.json beside {path}: it says what the checkpoint is of")
-            config = {**DEFAULTS, **config}
-            neuron = read_checkpoint(path).get("neuron", config["neuron"])
-            seed = config["seed"][0] if isinstance(config["seed"], list) else config["seed"]
-            wanted.append(({**config, "neuron": neuron, "seed": seed, "data_dir": args.data_dir}, path))
+        wanted += [({**settings_of(path), "data_dir": args.data_dir}, path) for path in args.resume]
     else:
         named = ("model", "dataset", "T", "tau", "seed", "data_dir")
         settings = {name: getattr(args, name) for name in named}

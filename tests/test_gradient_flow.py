@@ -4,14 +4,18 @@ import json
 import runpy
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
+from deploy.conversion import lif_checkpoint, lif_twin
 from figures.gradient_by_lag import gradient_flow, split_layer
+from figures.gradient_flow import settings_of
 from models import build_model
 from neurons import build_neuron
 from tests.helpers import run_training
+from utils.checkpoint import save_checkpoint
 from utils.loss import bptt_loss
 
 T = 6
@@ -161,7 +165,8 @@ def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["-resume", "nowhere/a.pth"], "no config.json beside nowhere/a.pth"),
+        (["-resume", "nowhere/a.pth"], "no checkpoint at nowhere/a.pth"),
+        (["-resume", "zoo:digits_CLIF_as_LIF"], "zoo:digits_CLIF_as_LIF: its layers differ in v_reset"),
         (["-neuron", "PSN"], "no LIF, PLIF, CLIF, KLIF, GLIF, ILIF whose gradient could be split"),
         (["-dataset", "digits", "-T", "1000000000000"], "out of memory with -b 64 and -T 1000000000000"),
         (["-T", "6"], "-T 6 does not divide"),
@@ -175,3 +180,19 @@ def test_bad_requests_end_in_one_line(words, said, tmp_path, monkeypatch, capsys
     assert err.count("\n") == 1
     assert said in err
     assert not (tmp_path / "flow").exists()
+
+
+def test_a_lif_checkpoint_has_its_own_reset_and_time_constant(tmp_path):
+    """Beside the config.json of the run that it was made from."""
+    twin = lif_twin(build_model("mlp3", "CLIF"), -0.9, tau=1.5)
+    known = {"dataset": "digits", "model": "mlp3", "T": 3, "trained_with": "CLIF", "seed": 4}
+    save_checkpoint(lif_checkpoint(twin, known), tmp_path / "lif.pth")
+    (tmp_path / "config.json").write_text(json.dumps({**known, "neuron": "CLIF", "loss_lambda": 0.3, "b": 5}))
+    found = settings_of(tmp_path / "lif.pth")
+    expected = {"neuron": "LIF", "v_reset": -0.9, "tau": 1.5, "loss_lambda": 0.3, "T": 3, "seed": 4, "drop_rate": 0.0}
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_network_of_the_zoo_has_its_settings_in_it():
+    found = settings_of(Path("zoo:digits_CLIF"))
+    assert (found["neuron"], found["model"], found["v_reset"]) == ("CLIF", "snn5_noAP", None)
