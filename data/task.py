@@ -173,16 +173,24 @@ class Task:
             DataError: if a class would be left without a sample on either side.
         """
         held, kept = stratified_split(self.train.labels, fraction, seed)
-        if not len(held) or not len(kept):
-            raise DataError(f"-val_split {fraction} leaves no samples: {self.name} has {len(self.train)} to train on")
+        self._check_classes(f"-val_split {fraction}", "to validate with", held)
+        self._check_classes(f"-val_split {fraction}", "to train on", kept)
         return replace(self, train=self.train.subset(kept), val=self.train.subset(held).seen_as(self.test))
 
     def keep_fraction(self, fraction: float, seed: int) -> Task:
-        """Train on a stratified ``fraction`` of the training set only."""
+        """Train on a stratified ``fraction`` of the training set only.
+
+        Raises:
+            DataError: if a class would be left without a sample.
+        """
         kept, _ = stratified_split(self.train.labels, fraction, seed)
-        if not len(kept):
-            raise DataError(f"-train_fraction {fraction} leaves no samples of {len(self.train)}")
+        self._check_classes(f"-train_fraction {fraction}", "to train on", kept)
         return replace(self, train=self.train.subset(kept))
+
+    def _check_classes(self, option: str, use: str, positions: Tensor) -> None:
+        if lacking := classes_lacking(self.train.labels, positions):
+            raise DataError(f"{option} leaves no samples of {self.classes[lacking[0]]!r} {use} ({len(lacking)} such "
+                            f"classes): {self.name} has {len(self.train)} samples")  # fmt: skip
 
 
 def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -194,3 +202,8 @@ def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor
         order = torch.randperm(len(of_class), generator=generator)
         first[of_class[order[: round(fraction * len(of_class))]]] = True
     return first.nonzero().flatten(), (~first).nonzero().flatten()
+
+
+def classes_lacking(labels: Tensor, positions: Tensor) -> list[int]:
+    """The classes of which no sample is among these positions."""
+    return sorted({*labels.tolist()} - {*labels[positions].tolist()})

@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data import DataError, build_dataset
 from data.loader import build_loader
-from data.task import Split, stratified_split
+from data.task import Split, classes_lacking, stratified_split
 from settings.inference import inference_parser, settle
 from settings.rebuild import build_again, training_slice
 from settings.record import config_beside
@@ -82,7 +82,7 @@ def some_of(split: Split, samples: float, seed: int) -> Split:
     if samples >= len(split):
         return split
     kept, _ = stratified_split(split.labels, samples / len(split), seed)
-    if not len(kept):
+    if classes_lacking(split.labels, kept):
         raise UsageError(f"-samples {samples} is less than one sample of each class; take more")
     return split.subset(kept)
 

@@ -24,7 +24,7 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
             places is replaced by one module in all of them; the training mode carries over.
 
     Raises:
-        ValueError: if the network has no spiking neurons.
+        ValueError: if the network has no spiking neurons. An error of ``make`` leaves it as it was.
     """
     modules = list(net.named_modules(remove_duplicate=False))
     places = [(name, module) for name, module in modules if isinstance(module, SpikingNeuron)]
@@ -34,6 +34,7 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
     for name, old in places:
         if old not in made:
             made[old] = make(name, old).train(old.training)
+    for name, old in places:
         parent, _, attribute = name.rpartition(".")
         setattr(net.get_submodule(parent), attribute, made[old])
 
@@ -52,7 +53,8 @@ def exchange_neurons(net: nn.Module, name: str) -> None:
         name: one of ``neurons.WEIGHTLESS``.
 
     Raises:
-        ValueError: if a neuron has weights of its own, or the network no spiking neurons. Nothing is exchanged then.
+        ValueError: if a neuron has weights of its own, or a setting that ``name`` has not, or the network has no
+            spiking neurons. Nothing is exchanged then.
     """
     neurons = [module for module in net.modules() if isinstance(module, SpikingNeuron)]
     if name not in WEIGHTLESS or not neurons or any(list(neuron.parameters()) for neuron in neurons):

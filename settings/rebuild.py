@@ -12,7 +12,7 @@ from torch import nn
 
 from data import build_dataset
 from data.loader import build_loader
-from data.task import Split, Task, stratified_split
+from data.task import Split, Task, classes_lacking, stratified_split
 from models import build_model
 from neurons import DECAYING
 from utils.cli import UsageError
@@ -48,7 +48,7 @@ def training_slice(task: Task, run: Namespace, samples: float, option: str) -> S
         task = task.hold_out(run.val_split, run.trained_seed)
     share = min(1.0, samples / len(task.train))
     kept, _ = stratified_split(task.train.labels, share, run.seed)
-    if not len(kept):
+    if classes_lacking(task.train.labels, kept):
         raise UsageError(f"-{option} {samples} is less than one sample of each class; take more")
     return task.train.subset(kept).seen_as(task.test)
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,3 +202,15 @@ def test_mlp3_reads_a_static_image_once():
     net.features[0].fwd[0].register_forward_hook(lambda module, args, output: seen.append(output.stride(0)))
     net(image.expand(5, *image.shape))
     assert seen == [0]
+
+
+def test_no_class_is_left_out_without_a_word():
+    """Half a sample of each class rounds to one of some, and to none of others."""
+    task = build_dataset("digits", Path("x"), T=2, seed=0, download=False)
+    with pytest.raises(DataError, match=r"-train_fraction 0.0035 leaves no samples of .* to train on \(\d such"):
+        task.keep_fraction(0.0035, 0)
+    with pytest.raises(DataError, match=r"-val_split 0.0035 leaves no samples of .* to validate with \(\d such"):
+        task.hold_out(0.0035, 0)
+    with pytest.raises(DataError, match=r"-val_split 0.9965 leaves no samples of .* to train on \(\d such"):
+        task.hold_out(0.9965, 0)
+    assert len(task.hold_out(0.01, 0).val) == 10

@@ -71,6 +71,15 @@ def test_neurons_with_weights_are_refused(neuron, other):
     assert not any(isinstance(module, LIF | CLIF) for module in net.modules()) or neuron == "LIF"
 
 
+def test_where_one_neuron_cannot_be_exchanged_none_is():
+    net = build_model("snn5_noAP", "LIF")
+    net.features[2].act.v_reset = -0.06  # CLIF has no reset value
+    neurons = [module for module in net.modules() if isinstance(module, SpikingNeuron)]
+    with pytest.raises(ValueError, match="v_reset"):
+        exchange_neurons(net, "CLIF")
+    assert [module for module in net.modules() if isinstance(module, SpikingNeuron)] == neurons
+
+
 def test_epochs_before_it_are_those_of_the_old_neuron(home, whole):
     old, new = rows_of(train(home, "old"), without=TIMING), rows_of(whole, without=TIMING)
     assert new[0] == old[0]
