@@ -53,12 +53,12 @@ from utils.checkpoint import CheckpointError, read_checkpoint, save_checkpoint, 
 from utils.cli import UsageError
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
+from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.finite import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.progress import progress
-from utils.run_dir import environment
 
 ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 

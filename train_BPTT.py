@@ -30,13 +30,14 @@ from utils.curves import COLUMN
 from utils.device import choose_device
 from utils.distributed import Ranks
 from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
+from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.finite import NonFiniteLossError
 from utils.guard import RankLostError, naming_lost_ranks
 from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
-from utils.run_dir import Results, RunDir, create_run_dir, environment, left_in_order, line_of, read_metrics, row_of
+from utils.run_dir import Results, RunDir, create_run_dir, left_in_order, line_of, read_metrics, row_of
 from utils.seeding import seed_all
 
 ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
@@ -174,9 +175,8 @@ def train_each_seed(argv: Sequence[str], script: str, ranks: Ranks) -> None:
     names = ("best_test_acc", "test_acc")
     known = [row for row in last_rows if row.keys() >= {*names}]  # a finished run may have lost its metrics.jsonl
     if len(known) > 1 and ranks.is_first:
-        best, last = (
-            f"{mean(each):.2f} ± {stdev(each):.2f}%" for each in ([row[name] for row in known] for name in names)
-        )
+        values = ([row[name] for row in known] for name in names)
+        best, last = (f"{mean(each):.2f} ± {stdev(each):.2f}%" for each in values)
         print(f"{len(known)} seeds: test accuracy best {best}, last {last}")
 
 

@@ -14,8 +14,8 @@ import torch
 from spikingjelly.activation_based import functional
 
 from neurons.ops.c_build import compiler
+from utils.environment import environment, processor_name
 from utils.output import markdown_table
-from utils.run_dir import environment, processor_name
 
 from .measuring import FLAT_FROM, FLAT_WITHIN
 

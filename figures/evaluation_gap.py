@@ -33,10 +33,10 @@ from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, UsageError, number
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
+from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.output import markdown_table, write_json, written_aside
 from utils.progress import Batches, progress
-from utils.run_dir import environment
 
 from .gap_measure import PARTS, WAYS, evaluation_gap
 from .style import BLACK, WIDTH, in_style, save_figure

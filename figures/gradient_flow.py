@@ -32,10 +32,10 @@ from settings.training import DEFAULTS, names_given_to
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.engine import MemoryFullError, naming_memory
+from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.loss import build_loss
 from utils.output import markdown_table, write_json, written_aside
-from utils.run_dir import environment
 from utils.seeding import seed_all
 
 from .gradient_by_lag import gradient_flow

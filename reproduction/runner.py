@@ -18,7 +18,8 @@ from types import FrameType
 
 from utils.aside import write_aside
 from utils.device import choose_device
-from utils.run_dir import environment, naming_disk
+from utils.environment import environment
+from utils.run_dir import naming_disk
 
 from .commands import ROOT
 from .evaluation import DONE

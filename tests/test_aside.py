@@ -1,6 +1,8 @@
 """Files are written aside and renamed; what a run was made with names the processor."""
 
 import os
+import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import torch
 
 from utils.aside import keep_as, replacing, write_aside
 from utils.cli import UsageError
+from utils.environment import commit_of, environment, processor_name
 from utils.output import written_aside
-from utils.run_dir import environment, processor_name
 
 
 def test_a_file_is_the_old_one_until_it_is_whole(tmp_path):
@@ -53,6 +55,27 @@ def test_the_processor_is_named(tmp_path):
     assert processor_name(cpuinfo) == "Some CPU @ 2.00GHz"
     assert processor_name(tmp_path / "none")  # the architecture, where nobody knows more
     assert environment(torch.device("cpu"))["processor"] == processor_name()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not here")
+def test_the_commit_is_the_project_s_own(tmp_path):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "a.py").touch()
+    assert commit_of(copy) == "unknown"
+    git("init", "-q"), git("add", "."), git("commit", "-qm", "another's")
+    assert commit_of(copy) == "unknown"  # the repository around it is not its own
+    head = git("rev-parse", "HEAD").strip()
+    git("tag", "v1")
+    assert commit_of(tmp_path) == head
+    (copy / "new.py").touch()
+    assert commit_of(tmp_path) == head  # a file beside those of the commit, as a run folder
+    (copy / "a.py").write_text("1")
+    assert commit_of(tmp_path) == head + "-dirty"
 
 
 def test_results_may_go_to_the_top_of_all_folders():

@@ -6,15 +6,11 @@ import errno
 import fcntl
 import json
 import os
-import platform
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -208,33 +204,6 @@ def naming_disk(path: Path, errnos: Container[int | None] | None = None) -> Iter
         if errnos is not None and error.errno not in errnos:
             raise
         raise UsageError(f"cannot write to {path}: {error.strerror or error}; what was saved before is kept") from None
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """What the run is made with: versions, git commit, date (UTC), device, processor."""
-    packages = ("torch", "torchvision", "spikingjelly", "numpy")
-    commit = ""
-    if shutil.which("git"):
-        head = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "commit": commit or "unknown",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processor": processor_name(),
-    }
-
-
-def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's model; from the kernel on Linux, where ``platform.processor()`` is empty or an architecture."""
-    lines = cpuinfo.read_text(errors="replace", encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("model name", "Model"):
-            return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def peak_memory_gb(device: torch.device) -> float:
