@@ -44,12 +44,11 @@ from deploy.running_statistics import (
     with_each,
     words_of,
 )
-from deploy.subject import Subject, build_network, settle_statistics
+from deploy.subject import Subject, build_network, said_of, settle_statistics, settled
 from settings.build import Batches
-from settings.inference import KEPT, PROGRAM, SOFT, check_request, drawn_of, inference_parser, settle
+from settings.inference import PROGRAM, SOFT, check_request, drawn_of, inference_parser
 from settings.rebuild import build_again, load_data
-from settings.record import config_beside
-from utils.checkpoint import CheckpointError, read_checkpoint, save_checkpoint, weights_of
+from utils.checkpoint import CheckpointError, save_checkpoint
 from utils.cli import UsageError
 from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
@@ -69,10 +68,7 @@ def infer(argv: Sequence[str] | None) -> None:
     parser = inference_parser()
     args = parser.parse_args(argv)
     device = choose_device(args.device)
-    checkpoint = read_checkpoint(args.resume)
-    run = settle(parser, args, checkpoint, config_beside(args.resume))
-    if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
-        run.trained_with = "PLIF"  # it alone learns a time constant
+    run, checkpoint = settled(parser, args)
     run.calibrate_hard |= run.export is not None
     out_dir = results_folder(run)
     check_all(run, out_dir)
@@ -93,8 +89,7 @@ def infer(argv: Sequence[str] | None) -> None:
     exporter = load_exporter() if run.export else None
     if exporter and not run.calibrate:
         exporter.to_nir(net, frame)  # refused now rather than after the rest
-    trained_with = checkpoint.get("trained_with", run.trained_with)  # a converted network says what it once was
-    settings = {"trained_with": trained_with, **{name: getattr(run, name) for name in KEPT}}
+    settings = said_of(run, checkpoint)
     subject = Subject(run, task, test, device, settings)
     subject.print_heading()
     about_norm = settle_statistics(subject, net, retaken)

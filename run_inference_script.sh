@@ -3,14 +3,17 @@
 #
 #   ./run_inference_script.sh CLIF_CKPT LIF_CKPT [CLIF_CKPT2 LIF_CKPT2]
 #
-# Without arguments it takes logs/digits_CLIF/checkpoint_max.pth, which the README's main job leaves behind, and
-# logs/digits_LIF/checkpoint_max.pth if it is there. The table goes to $OUT_DIR (default: logs/table8).
+# Each may be zoo:NAME, a network of the zoo. Without arguments it takes logs/digits_CLIF/checkpoint_max.pth, which the
+# README's main job leaves behind, and logs/digits_LIF/checkpoint_max.pth if it is there. The table goes to $OUT_DIR
+# (default: logs/table8).
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python}
 out_dir=${OUT_DIR:-logs/table8}
 fail() { echo "run_inference_script.sh: error: $1" >&2; exit 2; }
+# a module of the project, and not one of its name in the folder where this is started (-P)
+module() { PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} "$python" -P -m "$@"; }
 
 if (($# == 0)); then
   clif=logs/digits_CLIF/checkpoint_max.pth lif=logs/digits_LIF/checkpoint_max.pth
@@ -28,14 +31,13 @@ else
   fail "usage: ./run_inference_script.sh CLIF_CKPT LIF_CKPT [CLIF_CKPT2 LIF_CKPT2]"
 fi
 for checkpoint in "${checkpoints[@]}"; do
-  [[ -f $checkpoint ]] || fail "no checkpoint at $checkpoint"
+  [[ $checkpoint == zoo:* || -f $checkpoint ]] || fail "no checkpoint at $checkpoint"
 done
 
-sweeps=()
+places=$(module deploy.sweeps "${checkpoints[@]}")  # ends here if they make no table, rather than after the sweeps
+mapfile -t sweeps <<<"$places"
 for checkpoint in "${checkpoints[@]}"; do
   "$python" "$here/inference.py" -resume "$checkpoint" -sweep
-  name=$(basename "$checkpoint")
-  sweeps+=("$(dirname "$checkpoint")/inference/${name%.*}/sweep.json")
 done
-PYTHONPATH=$here "$python" -m deploy.table8 -sweeps "${sweeps[@]}" -out_dir "$out_dir"
+module deploy.table8 -sweeps "${sweeps[@]}" -out_dir "$out_dir"
 echo "table: $out_dir"

@@ -14,10 +14,12 @@ from data import Task
 from data.task import Split
 from neurons import HARD_RESET
 from settings.build import Batches
-from settings.inference import inference_parser, settle
+from settings.inference import KEPT, inference_parser, settle
 from settings.rebuild import build_again
+from settings.record import config_beside
 from settings.training import names_given_to
-from utils.checkpoint import put_weights, read_checkpoint
+from utils.checkpoint import put_weights, read_checkpoint, weights_of
+from utils.cli import OneLineParser
 from utils.engine import evaluate, naming_memory
 from utils.loss import build_loss
 from utils.zoo import PREFIX, entry_of
@@ -69,6 +71,25 @@ class Subject:
             trained = run.recorded.get(name, settings[name])
             if trained != settings[name]:
                 print(f"note: trained with -{name} {trained}, run with -{name} {settings[name]}")
+
+
+def settled(parser: OneLineParser, args: Namespace) -> tuple[Namespace, dict[str, Any]]:
+    """Every setting of a run of ``inference.py``, and the checkpoint that it reads.
+
+    Raises:
+        CheckpointError, UsageError: if the checkpoint or the config.json beside it cannot be read, or say too little.
+    """
+    checkpoint = read_checkpoint(args.resume)
+    run = settle(parser, args, checkpoint, config_beside(args.resume))
+    if any(name.endswith(".w") and w.dim() == 0 for name, w in weights_of(checkpoint, args.resume).items()):
+        run.trained_with = "PLIF"  # it alone learns a time constant
+    return run, checkpoint
+
+
+def said_of(run: Namespace, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that results depend on, and what the weights were trained with, as they stand beside results."""
+    trained_with = checkpoint.get("trained_with", run.trained_with)  # a converted network says what it once was
+    return {"trained_with": trained_with, **{name: getattr(run, name) for name in KEPT}}
 
 
 def build_network(

@@ -20,6 +20,7 @@ from utils.cli import OneLineParser, UsageError
 from utils.curves import COLUMN
 from utils.exit import one_line_errors
 from utils.output import markdown_table, write_json, written_aside
+from utils.zoo import folder_beside
 
 AS_TRAINED = "as trained"
 CALIBRATED = ("calibrated, one value", "calibrated, per layer")
@@ -88,7 +89,7 @@ def check_rows(results: Sequence[Mapping[str, Any]]) -> None:
         differing = [f"-{name}" for name in KEPT if result.get(name) != other.get(name)]
         if differing:
             raise ValueError(f"{label}: sweeps of one row differ in {', '.join(differing)}; make a table of each")
-        run = (label, Path(result.get("checkpoint", "")).parent, result.get("seed"))
+        run = (label, folder_beside(Path(result.get("checkpoint", ""))), result.get("seed"))
         if run in seen:
             raise ValueError(f"{label}: two sweeps are of one run in {run[1]}, seed {run[2]}; a row has one of each")
         seen.add(run)

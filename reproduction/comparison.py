@@ -125,7 +125,7 @@ def write_report(recipe: Recipe, seeds: Sequence[int] | None, results: Results, 
     rows, pairs = rows_of(recipe, outcomes), paired(recipe, outcomes)
     with written_aside(out_dir) as folder:
         pictures = write_pictures(recipe, outcomes, results, folder)
-        text = markdown(recipe, outcomes, [path.name for path in pictures], pairs)
+        text = markdown(recipe, outcomes, [path.name for path in pictures], pairs, seeds)
         (folder / f"{recipe.name}.md").write_text(text, encoding="utf-8")
         (folder / f"{recipe.name}.csv").write_text(as_csv(rows), encoding="utf-8")
         content = {"title": recipe.title, "rows": [asdict(row) for row in rows],

@@ -20,9 +20,11 @@ from .runner import plan
 def keep(recipe: Recipe, seeds: Sequence[int], results: Results, recipes: Mapping[str, Recipe]) -> str:
     """Write what is finished under ``runs_dir``, of a recipe and of the training runs that it reads.
 
-    A run that the evidence has is replaced; nothing else of it changes.
+    A run that the evidence has is replaced; nothing else of it changes. Pictures show the recipe's own seeds, whichever
+    are kept now, and are drawn only if something is.
 
     Args:
+        seeds: those whose runs are kept.
         recipes: all of them, for the order of the lines.
 
     Returns:
@@ -37,14 +39,14 @@ def keep(recipe: Recipe, seeds: Sequence[int], results: Results, recipes: Mappin
     for name, lines in new.items():
         merge(results.evidence / f"{name}.jsonl", lines, [run.full_id for run in recipes[name].runs])
     now = Results(results.runs_dir, results.runs, results.evidence)
-    pictures = keep_pictures(recipe, seeds, now)
+    pictures = keep_pictures(recipe, now) if new else 0
     count = sum(map(len, new.values()))
     return f"{count} of {len(jobs)} runs kept in {results.evidence}" + (f", {pictures} pictures" if pictures else "")
 
 
-def keep_pictures(recipe: Recipe, seeds: Sequence[int], results: Results) -> int:
+def keep_pictures(recipe: Recipe, results: Results) -> int:
     """Draw a recipe's figure from what there is now, or take what its command has drawn; returns how many there are."""
-    outcomes = {run.id: results.outcome(run, seeds) for run in recipe.runs}
+    outcomes = {run.id: results.outcome(run, recipe.seeds) for run in recipe.runs}
     if not any(outcome.seeds for outcome in outcomes.values()):
         return 0
     to = results.evidence / FIGURES

@@ -25,9 +25,17 @@ NOTE = (
 
 
 def markdown(
-    recipe: Recipe, outcomes: Mapping[str, Outcome], pictures: Sequence[str], pairs: Sequence[Pair] = ()
+    recipe: Recipe,
+    outcomes: Mapping[str, Outcome],
+    pictures: Sequence[str],
+    pairs: Sequence[Pair] = (),
+    seeds: Sequence[int] | None = None,
 ) -> str:
-    """A recipe's report."""
+    """A recipe's report.
+
+    Args:
+        seeds: those that were asked for in place of the recipe's.
+    """
     lines = [f"## {recipe.name}: {recipe.title}", "", recipe.about, ""]
     trained = [run for run in recipe.runs if run.command is None or run.command.trains]
     measured = [run for run in recipe.runs if run not in trained]
@@ -38,9 +46,9 @@ def markdown(
         lines += ["Test accuracy by epoch, as published in brackets:\n", epochs_table(by_epoch, outcomes)]
     begun = [outcomes[run.id] for run in recipe.runs if run.command is not None]
     if not any(outcome.seeds or outcome.notes for outcome in begun):
-        lines += [
-            f"Nothing of this has been run here: the paper's side alone. `python reproduce.py run {recipe.name}`\n"
-        ]
+        what, words = ("these seeds", f" --seeds {' '.join(map(str, seeds))}") if seeds else ("this", "")
+        lines += [f"Nothing of {what} has been run here: the paper's side alone. "
+                  f"`python reproduce.py run {recipe.name}{words}`\n"]  # fmt: skip
     if any(quantity.startswith(BY_LAYER) for run in measured for quantity in run.paper):
         lines += [f"The rates of single layers: {recipe.name}.csv, and the figure.\n"]
     lines += [NOTE.format(none=NONE)]

@@ -180,7 +180,8 @@ def call(words: Sequence[str]) -> tuple[int, str]:
     Raises:
         StoppedError: if a signal came meanwhile.
     """
-    program = [sys.executable, *([str(ROOT / words[0])] if words[0] != "-m" else ["-m"]), *words[1:]]
+    # -P: a module of the project, and not one of its name in the folder where it is started
+    program = [sys.executable, *([str(ROOT / words[0])] if words[0] != "-m" else ["-P", "-m"]), *words[1:]]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     surroundings = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
     tail = b""

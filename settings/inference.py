@@ -33,7 +33,8 @@ GROUPS = {
 }
 OTHERS = "as in training, where neither the checkpoint nor a config.json says so"
 HELP = {  # where an option means less here than in training
-    "neuron": "LIF runs any spiking network's weights as LIF; without a config.json, the neuron they were trained with",
+    "neuron": f"LIF runs weights of {', '.join(WITH_LIF_TWIN)} as LIF; "
+    "without a config.json, the neuron they were trained with",
     "v_reset": "hard reset to this value, or soft",
     "T": "time steps",
     "tau": "membrane time constant, in steps",
@@ -222,7 +223,7 @@ def check_request(run: argparse.Namespace, out_dir: Path) -> None:
         raise UsageError(f"{run.resume} was trained with {what}: its weights do not run as LIF "
                          f"(those of {', '.join(WITH_LIF_TWIN)} do)")  # fmt: skip
     if run.trained_with not in (*WITH_LIF_TWIN, "relu") and run.export:
-        raise UsageError(f"-export knows {', '.join(WITH_LIF_TWIN)} and relu, and nothing of {run.trained_with}")
+        raise UsageError(f"-export knows weights of {', '.join(WITH_LIF_TWIN)}, and none of {run.trained_with}")
     if run.v_reset is not None and run.neuron not in HARD_RESET:
         raise UsageError(f"-v_reset: {run.neuron} has no reset value; add -neuron LIF")
     if run.v_resets is not None and not (run.sweep or run.calibrate):

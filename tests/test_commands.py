@@ -15,10 +15,14 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from deploy.sweeps import places_of
+from reproduction.runner import call
 from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_gesture_events
 from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
 from tests.fixtures_inference import SCRIPT
 from tests.helpers import FIELDS, ROOT, SAVED, assert_refused, rows_of, run_folder, run_training
+from utils.checkpoint import read_checkpoint, save_checkpoint
+from utils.cli import UsageError
 
 # command: (what writes its data, settings that config.json must show)
 COMMANDS = {
@@ -132,6 +136,8 @@ def test_a_fresh_interpreter_says_the_same(tmp_path):
         ([], "no logs/digits_CLIF/checkpoint_max.pth; make it with: python train_BPTT.py"),
         (["one"], "usage: "),
         ([__file__, "gone.pth"], "no checkpoint at gone.pth"),
+        (["zoo:digits_CLIF", "zoo:digits_LIFF"], "zoo:digits_LIFF is no network of the zoo; did you mean"),
+        (["zoo:digits_CLIF", "zoo:digits_CLIF"], "two sweeps are of one run in logs/zoo/digits_CLIF, seed 2022"),
     ],
 )
 def test_script_says_what_is_missing(arguments, says, tmp_path):
@@ -139,6 +145,36 @@ def test_script_says_what_is_missing(arguments, says, tmp_path):
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
+    assert done.stdout == ""  # nothing was computed
+
+
+def test_networks_that_no_table_holds_are_known_before_they_are_swept(tmp_path):
+    state, folder = read_checkpoint("zoo:digits_CLIF"), tmp_path / "run"
+    best, latest, other = (folder / name for name in ("checkpoint_max.pth", "checkpoint_latest.pth", "other.pth"))
+    folder.mkdir()
+    for path in (best, latest):
+        save_checkpoint(state, path)
+    save_checkpoint({**state, "settings": {**state["settings"], "tau": 1.5, "seed": 1}}, other)
+    with pytest.raises(UsageError, match=f"two sweeps are of one run in {folder}, seed 2022"):
+        places_of([best, latest])
+    with pytest.raises(UsageError, match="CLIF-trained: sweeps of one row differ in -tau"):
+        places_of([best, other])
+    lif = Path("logs/zoo/digits_LIF/inference/digits_LIF/sweep.json")
+    assert places_of([best, Path("zoo:digits_LIF")]) == [folder / "inference/checkpoint_max/sweep.json", lif]
+
+
+def test_files_where_a_command_is_typed_take_no_modules_place(tmp_path, monkeypatch, capfd):
+    for name in ("utils.py", "figures.py", "deploy.py"):
+        (tmp_path / name).write_text("raise SystemExit('of the user')")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(f"open({str(tmp_path / 'seen')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert call(["-m", "figures.neuron_traces", "-h"]) == (0, "")
+    assert "usage: " in capfd.readouterr().out
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))  # which counts still
+    done = program(ROOT / "run_inference_script.sh", "zoo:digits_CLIF", "zoo:digits_CLIF", cwd=tmp_path)
+    assert (done.returncode, (tmp_path / "seen").exists()) == (2, True)
+    assert "two sweeps are of one run" in done.stderr
 
 
 @pytest.mark.slow
@@ -151,6 +187,11 @@ def test_script_makes_table_8_of_what_the_main_job_leaves(tmp_path):
     assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
     table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
     assert [trial["v_reset"] for trial in table["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
+    checkpoint = "logs/digits_CLIF/checkpoint_max.pth"
+    done = program(ROOT / "run_inference_script.sh", checkpoint, "zoo:digits_LIF", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
+    assert [sweep["checkpoint"] for sweep in table["sweeps"]] == [checkpoint, "zoo:digits_LIF"]
 
 
 def test_main_job_commands_of_the_script_are_training_commands(tmp_path):

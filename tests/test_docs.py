@@ -79,6 +79,7 @@ def test_no_file_is_too_long_to_be_read():
     lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources}
     too_long = {path: lines for path, lines in lengths.items() if lines > LONGEST}
     assert not too_long, too_long
+    assert f"at most {LONGEST} lines" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def test_no_function_is_too_long_to_be_read():

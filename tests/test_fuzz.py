@@ -1,6 +1,6 @@
 """Files damaged at random, by a seed: each is read as it should be, or refused in one line; nothing else is raised.
 
-``pytest -m long tests/test_fuzz.py`` takes twenty times as many of each.
+``pytest -m long tests/test_fuzz.py`` takes 20 times as many of each, of recipes 25 times.
 """
 
 import copy

@@ -1,10 +1,12 @@
 """Commands over runs damaged at random: each ends well, or with exit code 2 and one line; nothing else is raised.
 
-``pytest -m long tests/test_fuzz_commands.py`` takes twenty times as many of each.
+``pytest -m long tests/test_fuzz_commands.py`` takes 32 times as many of each.
 """
 
 import json
+import math
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 import reproduce
 import train_BPTT
+from tests import test_fuzz
 from tests.helpers import ROOT, run_training
 from tests.test_fuzz import EXPECTED, damaged, mutated
 
@@ -93,3 +96,18 @@ def test_commands_over_damaged_runs(made_runs, tmp_path, monkeypatch, capsys, co
             if content != whole.get(path):
                 path.write_bytes(whole[path]) if path in whole else path.unlink()
     assert 0 in ended
+
+
+def test_the_page_says_how_many_there_are():
+    """Each test of ``count`` files, as often as its other parameters say; the second count is that of ``-m long``."""
+    counts = [0, 0]
+    for test in (*vars(test_fuzz).values(), test_commands_over_damaged_runs):
+        marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+        given = {mark.args[0]: mark.args[1] for mark in marks}
+        if "count" in given:
+            quick, long = given.pop("count")
+            times = math.prod(map(len, given.values()))
+            counts = [counts[0] + times * quick, counts[1] + times * long.values[0]]
+    page = (ROOT / "docs/reliability.md").read_text()
+    told = re.search(r"\| ([\d,]+) \((\d+) times as many with `-m long`\)", page)
+    assert (told[1], int(told[2])) == (f"{counts[0]:,}", round(counts[1] / counts[0]))

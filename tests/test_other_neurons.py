@@ -242,3 +242,4 @@ def test_they_train_resume_and_run_as_themselves(name, tmp_path):
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
         assert name in refused.stderr
+        assert "-export" not in request or "relu" not in refused.stderr  # NIR has no ReLU, either

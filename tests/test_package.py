@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # it reads command lines with the commands' own parsers
     "reproduction": {"deploy", "figures", "data", "settings", "utils"},
     "settings": {"models", "neurons", "data", "utils"},
+    "zoo": {"inference", "deploy", "data", "settings", "utils"},
 }
 PROJECT = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} | {
     path.stem for path in ROOT.glob("*.py")

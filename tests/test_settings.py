@@ -11,9 +11,10 @@ import pytest
 
 from data import build_dataset
 from models import build_model
-from neurons import TAU, build_neuron
+from neurons import NEURONS, TAU, WITH_LIF_TWIN, build_neuron
 from reproduction.commands import identity
 from settings.command_line import notes_of, read_options, runs_of, training_parser
+from settings.inference import HELP
 from settings.option import HELD, IDENTITY, ROLES
 from settings.page import page
 from settings.record import plain, run_name
@@ -46,6 +47,11 @@ def settings_of(text: str) -> Settings:
 
 def test_the_page_is_made_from_the_options():
     assert (ROOT / "docs" / "options.md").read_text() == page(), "run python -m settings"
+
+
+def test_the_help_names_the_neurons_whose_weights_run_as_lif():
+    said = HELP["neuron"].split(" as LIF")[0]
+    assert {name for name in NEURONS if name in re.findall(r"\w+", said.removeprefix("LIF runs"))} == {*WITH_LIF_TWIN}
 
 
 def test_every_spelling_that_was_published():

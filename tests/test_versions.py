@@ -120,6 +120,7 @@ WAS_RUN_WITH = {
     "torchvision": ["0.26.0", "0.27.1"],
     "numpy": ["1.26.4", "2.4.6"],  # 1.26.4: the neurons' tests alone
 }
+MACHINES = (ROOT / "docs/reliability.md").read_text().partition("## Machines and versions")[2]
 NOT_YET = {"torch": "2.13.0", "torchvision": "0.28.0", "numpy": "2.5.0"}  # pip must not choose what nobody has tried
 
 
@@ -138,3 +139,13 @@ def test_the_package_asks_for_what_was_tested():
             assert not each.specifier.contains(NOT_YET[name]), each
             least = next(spec.version for spec in each.specifier if spec.operator == ">=")
             assert WAS_RUN_WITH[name][0].startswith(least), each
+
+
+def test_what_was_run_and_is_not_asked_for_is_said():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (numpy,) = [each for each in map(Requirement, project["dependencies"]) if each.name == "numpy"]
+    table, _, below = MACHINES.partition("`pip install .` asks for")
+    run = set(re.findall(r"NumPy (\d[\d.]+\d)", table))
+    assert len(run) > 2
+    said = below.partition("\n\n")[0]
+    assert all(f"NumPy {number}" in said for number in run if not numpy.specifier.contains(number))

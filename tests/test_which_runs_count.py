@@ -1,4 +1,4 @@
-"""Which runs a report counts, and over which of them it takes a mean."""
+"""Which runs a report counts, over which of them it takes a mean, and which a picture of the evidence shows."""
 
 import json
 
@@ -30,3 +30,28 @@ def test_a_mean_is_over_all_the_seeds_that_are_named(table):
     assert (reported()["last_per_step"], reported()["seeds"], reported()["status"]) == ("", "1 2", OF_STEPS)
     main("report", "small", "--seeds", "2")
     assert (reported()["last_per_step"], reported()["status"]) == ("50.0", "")
+
+
+def test_a_picture_of_the_evidence_shows_the_recipes_seeds_whichever_are_kept(table, evidence, capsys):
+    results, run = table
+    for seed in (1, 2, 3):
+        write_run(results, run, seed, accuracies=(10.0, 30.0, 20.0 + 9 * seed))
+    main("keep", "small")
+    picture = evidence / "figures" / "small.png"
+    drawn, written = picture.read_bytes(), picture.stat().st_mtime_ns
+    capsys.readouterr()
+    main("keep", "small", "--seeds", "1", "--runs_dir", "nodir")
+    assert capsys.readouterr().out == f"0 of 4 runs kept in {evidence}\n"
+    assert picture.stat().st_mtime_ns == written
+    main("keep", "small", "--seeds", "1")
+    assert "1 of 4 runs kept" in capsys.readouterr().out
+    assert picture.read_bytes() == drawn
+
+
+def test_a_report_of_seeds_that_were_not_run_says_so_of_these_alone(table, evidence, capsys):
+    results, run = table
+    write_run(results, run, 1)
+    main("report", "small", "--seeds", "7", "8")
+    said = capsys.readouterr().out
+    assert "Nothing of these seeds has been run here: the paper's side alone." in said
+    assert "`python reproduce.py run small --seeds 7 8`" in said

@@ -16,7 +16,7 @@ import utils.zoo
 import zoo.__main__ as publish
 from models import build_model
 from settings.training import OPTIONS
-from tests.helpers import ROOT
+from tests.helpers import ROOT, contents
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint, save_checkpoint
 from zoo.cards import CARDS, cards
 
@@ -151,3 +151,21 @@ def test_networks_are_added_and_a_twin_shares_its_file(copy, tmp_path, capsys):
     assert "does not say what it was trained on" in refusal(capsys, publish.main, str(tmp_path / "bare.pth"), *told)
     with pytest.raises(CheckpointError, match="missing"):
         utils.zoo.read_registry()
+
+
+def test_what_is_published_stays_as_it_is(copy, tmp_path, capsys):
+    state = read_checkpoint(f"zoo:{CLIF}")
+    unlike = {**state, "settings": {**state["settings"], "model": "mlp3"}}  # weights that do not fit
+    save_checkpoint(unlike, tmp_path / "shares.pth")
+    save_checkpoint({**unlike, "net": {"weight": torch.zeros(2, 2)}}, tmp_path / "new.pth")
+    (copy / "taken.safetensors").touch()
+    before = contents(tmp_path)
+    for checkpoint, name, says in (
+        ("gone.pth", CLIF, f"-name {CLIF}: the zoo has a network of that name; choose another name"),
+        ("new.pth", "taken", f"-name taken: {copy / 'taken.safetensors'} is there already; choose another name"),
+        ("new.pth", "new", "zoo:new"),
+        ("shares.pth", "shares", "zoo:shares"),
+    ):
+        said = refusal(capsys, publish.main, checkpoint, "-name", name, "-title", "A", "-command", "python x")
+        assert says in said
+        assert contents(tmp_path) == before

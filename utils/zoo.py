@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,17 @@ def folder_beside(checkpoint: Path) -> Path:
     """Where what is made of a checkpoint goes: its own folder, or one under logs/ for a network of the zoo."""
     name = name_in_zoo(checkpoint)
     return checkpoint.parent if name is None else LOGS / name
+
+
+@contextmanager
+def zoo_in(folder: Path) -> Iterator[None]:
+    """Within the block, ``zoo:NAME`` stands for the networks of another folder."""
+    global ZOO
+    before, ZOO = ZOO, folder
+    try:
+        yield
+    finally:
+        ZOO = before
 
 
 def read_registry(zoo: Path | None = None) -> dict[str, dict[str, Any]]:

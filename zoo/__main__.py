@@ -3,8 +3,9 @@
     python -m zoo logs/digits_CLIF/checkpoint_latest.pth -name digits_CLIF -title "CLIF on digits" -command "python …"
     python -m zoo
 
-The first writes the weights as safetensors, evaluates the network as ``inference.py -resume zoo:NAME`` does, and keeps
-what that prints. What a network is published with stands in ``registry.json`` alone; ``README.md`` is made from it.
+The first evaluates the network as ``inference.py -resume zoo:NAME`` does, keeps what that prints, and writes the
+weights as safetensors; a name that is taken is refused. What a network is published with stands in ``registry.json``
+alone; ``README.md`` is made from it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ import inference
 from data import build_dataset
 from settings.inference import KEPT
 from settings.record import config_beside
-from utils.aside import replacing, write_aside
+from utils.aside import write_aside
 from utils.checkpoint import FORMAT, CheckpointError, read_checkpoint, weights_of
 from utils.cli import OneLineParser, UsageError, folder_name
 from utils.exit import one_line_errors
-from utils.output import write_json
-from utils.zoo import PREFIX, REGISTRY, ZOO, entry_of, read_registry
+from utils.output import write_json, written_aside
+from utils.zoo import PREFIX, REGISTRY, ZOO, entry_of, read_registry, zoo_in
 
 from .cards import CARDS, cards
 
@@ -53,24 +54,26 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def add_network(checkpoint: Path, name: str, title: str, command: str) -> None:
-    """Write a network's file and its entry of the registry.
+    """Write a network's file and its entry of the registry, once it has been evaluated.
 
     Raises:
-        CheckpointError, UsageError: if the checkpoint cannot be read or is of no data set.
+        CheckpointError, UsageError: if the name is taken, or the checkpoint cannot be read, is of no data set or cannot
+            be evaluated; nothing is written then.
     """
+    registry = read_registry() if (ZOO / REGISTRY).exists() else {}
+    if name in registry:
+        raise UsageError(f"-name {name}: the zoo has a network of that name; choose another name")
     state = read_checkpoint(checkpoint)
     content = save(stored(weights_of(state, checkpoint)))
     digest = hashlib.sha256(content).hexdigest()
-    registry = read_registry() if (ZOO / REGISTRY).exists() else {}
     same = next((entry["file"] for entry in registry.values() if entry["sha256"] == digest), None)
     file = same or f"{name}.safetensors"
+    if same is None and (ZOO / file).exists():
+        raise UsageError(f"-name {name}: {ZOO / file} is there already; choose another name")
     told = {each: state[each] for each in TOLD if each in state}
     settings = {**told.get("settings", {}), **told}
     if "dataset" not in settings:
         raise UsageError(f"{checkpoint} does not say what it was trained on; train it with this version")
-    if same is None:
-        with replacing(ZOO / file, "wb") as out:
-            out.write(content)
     task = build_dataset(settings["dataset"], T=settings["T"], seed=0)
     made = (config_beside(checkpoint) or {}).get("made_with", {})
     entry: dict[str, Any] = {
@@ -84,8 +87,11 @@ def add_network(checkpoint: Path, name: str, title: str, command: str) -> None:
         "checkpoint": {**told, "format": FORMAT},
         "output": [],
     }
-    write_json(ZOO / REGISTRY, {**registry, name: entry})
-    write_json(ZOO / REGISTRY, {**registry, name: {**entry, "output": evaluate(name)}})
+    with written_aside(ZOO) as folder:
+        (folder / file).write_bytes(content)  # where others share it, the same bytes again
+        write_json(folder / REGISTRY, {name: entry})
+        entry["output"] = evaluate(name, folder)
+        write_json(folder / REGISTRY, {**registry, name: entry})
 
 
 def stored(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -96,9 +102,9 @@ def stored(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def evaluate(name: str) -> list[str]:
-    """The lines that the evaluation of a network prints."""
-    with redirect_stdout(io.StringIO()) as said:
+def evaluate(name: str, folder: Path) -> list[str]:
+    """The lines that the evaluation of a network prints, read from another folder than the zoo's."""
+    with zoo_in(folder), redirect_stdout(io.StringIO()) as said:
         inference.infer(["-resume", f"{PREFIX}{name}", "-device", "cpu"])
     return said.getvalue().splitlines()
 
