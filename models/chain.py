@@ -7,7 +7,7 @@ from functools import partial
 from spikingjelly.activation_based import layer
 from torch import Tensor, nn
 
-from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, norm_and_fire
+from .layers import Conv2d, Parts, SpikingNetwork, init_conv_kaiming, is_heard, norm_and_fire
 
 POOL = "P"  # 2×2 average pool
 Shape = tuple[int, int, int, int]  # out_channels, kernel, stride, padding
@@ -23,6 +23,8 @@ class Block(nn.Module):
         self.act = parts.neuron()
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_heard(self.fwd):
+            return self.act(self.fwd(x))
         conv, norm = self.fwd
         return norm_and_fire(norm, self.act, conv(x))
 

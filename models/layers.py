@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from spikingjelly.activation_based import base, layer
@@ -197,6 +198,11 @@ class SpikingNetwork(nn.Module, base.StepModule):
         logits = self.run(x_seq) if self.step_mode == "m" else self._step_by_step(x_seq)
         self.reset_states()
         return logits
+
+    def _replicate_for_data_parallel(self) -> NoReturn:
+        """Refused: nn.DataParallel splits dimension 0, which is time, and each part would start without a state."""
+        raise RuntimeError("nn.DataParallel splits the time steps, not the batch: start one process for each GPU, as "
+                           "torchrun does")  # fmt: skip
 
     def _step_by_step(self, x_seq: Tensor) -> Tensor:
         """Logits [T, N, K]; NaN where a potential is not finite after the last step, as in step mode ``"m"``."""

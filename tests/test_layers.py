@@ -19,6 +19,20 @@ def test_a_forward_that_is_put_in_by_hand_is_called(kind):
     assert len(seen) == 1
 
 
+def test_a_hook_on_convolution_and_norm_together_is_called():
+    net, x_seq, seen = build_model("snn5_noAP", "CLIF").eval(), torch.rand(2, 2, 3, 32, 32), []
+    expected = net(x_seq)
+    net.features[0].fwd.register_forward_hook(lambda module, given, y: seen.append(y.shape[:3]))
+    torch.testing.assert_close(net(x_seq), expected)
+    assert seen == [(2, 2, 16)]
+
+
+def test_data_parallel_is_refused():
+    """It would hand the steps out to the GPUs; torch asks each module for a replica."""
+    with pytest.raises(RuntimeError, match=r"splits the time steps, not the batch: .* torchrun"):
+        build_model("mlp3", "CLIF")._replicate_for_data_parallel()
+
+
 @pytest.mark.parametrize("slow", [HALVES, frozenset()], ids=["slow", "fast"])
 @pytest.mark.parametrize(
     ("size", "stride", "kernel", "padding", "wider"),

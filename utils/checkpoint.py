@@ -142,15 +142,17 @@ def flaw_of(value: object, like: Tensor) -> str | None:
 def load_weights(net: nn.Module, path: str | Path) -> dict[str, Any]:
     """Load a network's weights: a checkpoint of ours or of the published code, or a bare state dict.
 
-    What the network calls ``unused_weights`` is left out; so is PLIF's learned ``w`` when the network has none
+    Weights alone: the neurons, their τ and V_reset stay the network's, whatever the checkpoint was trained or converted
+    with (:func:`deploy.subject.load_pretrained` builds a network as it was). What the network calls ``unused_weights``
+    is left out; so is PLIF's learned ``w`` when the network has none
     (PLIF-trained weights run as LIF).
 
     Returns:
         The whole checkpoint, for what else it holds.
 
     Raises:
-        CheckpointError: if it cannot be read, was made by another model or for other classes, computes something else
-            now than when it was trained, or holds weights that are not finite.
+        CheckpointError: if it cannot be read, was made by another model or for other classes, or by an earlier version
+            whose network of that name was another, or holds weights that are not finite.
     """
     state = read_checkpoint(path)
     put_weights(net, state, path)

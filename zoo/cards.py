@@ -14,9 +14,10 @@ HEAD = """\
 # Trained networks
 
 <!-- made from registry.json by python -m zoo -->
-`zoo:NAME` stands for one of them wherever a checkpoint is read: `inference.py -resume zoo:NAME`,
-`train_BPTT.py -pre_train zoo:NAME`, `load_weights(net, "zoo:NAME")`. Its SHA-256 is checked each time it is read. From
-elsewhere, `torch.hub.load("/path/to/this/project", "pretrained", "NAME", source="local")` builds and fills it.
+`zoo:NAME` stands for one of them wherever a checkpoint is read: `inference.py -resume zoo:NAME`. Its SHA-256 is checked
+each time. `train_BPTT.py -pre_train zoo:NAME` and `load_weights(net, "zoo:NAME")` take its weights alone, for a network
+with neurons of its own; `torch.hub.load("/path/to/this/project", "pretrained", "NAME", source="local")` builds it as it
+was, its neurons' τ and V_reset too.
 
 A file is safetensors: weights of convolutions and linear layers in float16 (on Fashion-MNIST that moves an accuracy by
 0.1 points at most), all else in float32, under the names of the published code. [registry.json](registry.json) has hash
