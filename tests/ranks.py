@@ -1,4 +1,4 @@
-"""What test_ranks.py asks of ranks: five training steps in float64.
+"""What test_ranks.py asks of ranks: three training steps in float64.
 
     RANK=… WORLD_SIZE=… python tests/ranks.py OUT PORT=RANK,…=CASE,… [PORT=RANK,…=CASE,… ...]
 
@@ -39,7 +39,7 @@ CASES = {
     "no_sync_bn": Case("snn5", "PLIF", sync_bn=False),
 }
 CPU = torch.device("cpu")
-STEPS, BATCH, T = 5, 5, 2  # 5 samples are uneven shares for 2 and for 4 ranks
+STEPS, BATCH, T = 3, 5, 2  # 5 samples are uneven shares for 2 and for 4 ranks
 TESTED = 7  # and for 4 ranks, so is the one sample of the last batch
 
 

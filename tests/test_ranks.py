@@ -24,7 +24,7 @@ NETWORKS = ["resnet18", "vgg11"]
 
 
 def train_in_groups(out: Path, groups: dict[str, list[str]]) -> Path:
-    """Five steps of some cases by each group of ranks (see tests/ranks.py); where the results are."""
+    """Three steps of some cases by each group of ranks (see tests/ranks.py); where the results are."""
     arguments = [f"{free_port()}={members}={','.join(cases)}" for members, cases in groups.items()]
     world = max(members.count(",") + 1 for members in groups)
     command = [sys.executable, ROOT / "tests" / "ranks.py", out, *arguments]
@@ -36,7 +36,7 @@ def train_in_groups(out: Path, groups: dict[str, list[str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory):
-    """Five steps of every case by one process and by two; of one small network by four."""
+    """Three steps of every case by one process and by two; of one small network by four."""
     everything = list(CASES)  # "2" alone and "0,1" run at the same time
     groups = {"0,1,2,3": ["plif_recomputed"], "0,1": everything, "2": everything}
     return train_in_groups(tmp_path_factory.mktemp("steps"), groups)
