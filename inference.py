@@ -87,8 +87,8 @@ def infer(argv: Sequence[str] | None) -> None:
         choose_statistics(net, run)  # refused now if there are none
     frame = (task.in_channels, task.input_size, task.input_size)
     exporter = load_exporter() if run.export else None
-    if exporter and not run.calibrate:
-        exporter.to_nir(net, frame)  # refused now rather than after the rest
+    if exporter:  # refused now rather than after the rest, which chooses reset values at most
+        exporter.to_nir(lif_twin(net, 0.0) if run.calibrate else net, frame)
     settings = said_of(run, checkpoint)
     subject = Subject(run, task, test, device, settings)
     subject.print_heading()

@@ -9,6 +9,7 @@ import nir
 import numpy as np
 import torch
 import torch.nn.functional as F
+from spikingjelly.activation_based import layer
 from torch import Tensor, fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -17,6 +18,8 @@ from neurons import LIF, PLIF, SpikingNeuron
 from utils.cli import UsageError
 
 from .conversion import learned_tau
+
+SKIPPED = (nn.Identity, _DropoutNd, layer.Dropout)  # what changes nothing in evaluation
 
 
 class NotInNIRError(UsageError):
@@ -41,8 +44,7 @@ class GraphBuilder:
             nn.AdaptiveAvgPool2d: self.adaptive_pool,
             nn.Flatten: self.flatten,
             nn.Linear: self.linear,
-            nn.Identity: self.skip,
-            _DropoutNd: self.skip,
+            **dict.fromkeys(SKIPPED, self.skip),
         }
 
     def build(self) -> nir.NIRGraph:
@@ -111,11 +113,11 @@ class GraphBuilder:
         Returns:
             the NIR nodes that the neuron is to read.
         """
-        layer = before
-        while isinstance(self.module(layer), nn.Identity | _DropoutNd) and len(layer.users) == 1:
-            layer = layer.all_input_nodes[0]
+        source = before
+        while isinstance(self.module(source), SKIPPED) and len(source.users) == 1:
+            source = source.all_input_nodes[0]
         sources = [self.nodes[each] for each in self.outputs[before]]
-        if len(layer.users) == len(sources) == 1 and isinstance(sources[0], nir.Conv2d | nir.Affine):
+        if len(source.users) == len(sources) == 1 and isinstance(sources[0], nir.Conv2d | nir.Affine):
             sources[0].weight = sources[0].weight * factor
             sources[0].bias = sources[0].bias * factor
             return self.outputs[before]
@@ -161,7 +163,7 @@ class GraphBuilder:
         """Leave it to the linear layer, with nothing but a flatten in between."""
         follower: nn.Module | None = module
         behind = node
-        while isinstance(follower, nn.AdaptiveAvgPool2d | nn.Flatten | nn.Identity | _DropoutNd):
+        while isinstance(follower, (nn.AdaptiveAvgPool2d, nn.Flatten, *SKIPPED)):
             if len(behind.users) != 1:
                 break
             (behind,) = behind.users

@@ -61,6 +61,8 @@ def check_not_in_the_way(run: Namespace, out_dir: Path) -> None:
         raise UsageError(f"{written[0]} is named twice: -save_bn, -save_lif and -export write a file each")
     results = out_dir.resolve()
     for path in written:
+        if path == run.resume.resolve():
+            raise UsageError(f"{run.resume} is the checkpoint that is read; choose another name for what is written")
         if path in (results, *results.parents) or (path.parent == results and path.suffix in RESULTS):
             raise UsageError(f"{path} is where results go ({out_dir}); choose another name")
 

@@ -27,6 +27,7 @@ def test_a_converted_checkpoint_is_loaded_by_both_scripts(run, infer, tmp_path):
     assert code == 0, err
     assert "trained with CLIF, run as LIF (hard reset to -0.06), T = 2" in out
     assert result(lif.parent, "evaluation.json")["test"] == before["test"]
+    refused(infer, lif, f"-v_reset soft -save_lif {lif.parent}/../away/lif.pth", "is the checkpoint that is read")
 
     state["v_reset"] = {**dict.fromkeys(LAYERS, -0.06), LAYERS[0]: None}
     torch.save(state, lif)
@@ -188,11 +189,12 @@ def test_statistics_of_published_weights_are_taken_again(run, infer, file):
     again = result(new.parent, "evaluation.json")
     assert (again["test"], again["test_per_step"]) == (found["test"], found["test_per_step"])
     # its own file it may write again, another it may not
-    code, _, err = infer("-resume", new, "-b", 16, "-recalibrate_bn", 100, "-save_bn", new)
+    code, _, err = infer("-resume", folder / file, *words.split(), "-recalibrate_bn", 100, "-save_bn", new)
     assert code == 0, err
     assert 90 <= torch.load(new, weights_only=True)["recalibrated_bn"] <= 110
     for other in (folder / file, run / "config.json"):
         refused(infer, new, f"-recalibrate_bn -save_bn {other}", "is there, and -save_bn has not made it")
+    refused(infer, new, f"-recalibrate_bn -save_bn {new}", "is the checkpoint that is read")
 
 
 def test_training_is_not_resumed_with_other_statistics(run, infer, tmp_path):

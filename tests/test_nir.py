@@ -55,7 +55,7 @@ NETWORKS = {
 def test_spikingjelly_runs_the_file_as_we_run_the_network(model, tmp_path):
     channels, size = NETWORKS[model]
     frame = (channels, size, size)
-    clif = firing(build_model(model, "CLIF", in_channels=channels, input_size=size), frame)
+    clif = firing(build_model(model, "CLIF", in_channels=channels, input_size=size, drop_rate=0.3), frame)
     names = list(neuron_layers(clif))
     net = lif_twin(clif, {name: -0.02 * (i % 4) for i, name in enumerate(names)}).eval()
     x_seq = normal("x", (4, 2, *frame))

@@ -8,6 +8,7 @@ from torch import nn
 from deploy.nir_nodes import NotInNIRError, affine_of
 from models import build_model
 from models.temporal_norm import TemporalEffectiveBatchNorm2d, ThresholdDependentBatchNorm2d
+from tests.fixtures_inference import refused
 
 T, C = 3, 4
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
@@ -102,3 +103,12 @@ def test_a_still_image_is_scaled_at_each_step():
         net.static_conv[1].scale.copy_(torch.tensor([0.5, 2.0, 3.0]))
     still = sequence()[:1, :, :3].expand(T, -1, -1, -1, -1)
     torch.testing.assert_close(net(still), net(still.clone(memory_format=torch.contiguous_format)), **CLOSE)
+
+
+@pytest.mark.parametrize("how", ["-v_reset 0", "-calibrate"])
+def test_a_network_that_nir_lacks_is_refused_before_it_is_evaluated(how, infer, tmp_path):
+    torch.save({"net": build_model("snn5_noAP", "LIF", T=2, bn="tebn").state_dict()}, tmp_path / "a.pth")
+    words = f"-dataset digits -model snn5_noAP -neuron LIF -T 2 -bn tebn {how} -export {tmp_path}/n.nir"
+    refused(
+        infer, tmp_path / "a.pth", words, "layer features.0.fwd.1: tebn scales each time step", "NIR has no such layer"
+    )
