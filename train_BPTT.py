@@ -79,7 +79,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
     with Watch(s.save_every, patient=ranks.world > 1) as watch, left_in_order(run):
         saver = Saver(state, watch, run, len(batches), command)
         while state.epoch < s.epochs:
-            started = time.perf_counter()
+            state.started = time.perf_counter()
             exchange_if_due(state, s.switch_neuron)
             trained = train_one_epoch(state, batches.epoch(state.epoch, state.step), len(batches), saver.look)
             seen = evaluate_all(held_out, state, saver, s.T)
@@ -88,7 +88,7 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
             column = COLUMN[s.bn_eval] if s.T > 1 else ""
             tested = seen["test", column]
             is_best = state.is_best(seen.get(("val", column), tested)["acc"], tested["acc"])
-            row = row_of(state, trained, seen, time.perf_counter() - started)
+            row = row_of(state, trained, seen, state.elapsed())
             state.next_epoch()
             # a run that is stopped between two of these lines resumes from the latest checkpoint and writes all again
             if run is not None:

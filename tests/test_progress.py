@@ -74,6 +74,17 @@ def test_images_per_second_are_of_this_part_of_the_epoch_and_of_all_ranks(monkey
     assert train_one_epoch(state, BATCHES, steps=2)["images_per_second"] == images / 10
 
 
+def test_an_epoch_of_which_nothing_is_left_has_the_rate_and_the_seconds_of_the_process_before(monkeypatch):
+    net = nn.Linear(3, 2)
+    state = TrainState(net, torch.optim.SGD(net.parameters(), 0.1), loss, CPU, step=2, seconds=30.0, started=2.0)
+    state.meter = Meter(CPU, {"loss": 1.0, "hits": 5, "samples": 600})
+    monkeypatch.setattr("utils.engine.time.perf_counter", lambda: 7.0)
+    assert train_one_epoch(state, [], steps=2)["images_per_second"] == 600 / 30
+    assert state.elapsed() == 35
+    state.next_epoch()
+    assert state.elapsed() == 5
+
+
 def test_lines_in_a_log_file(monkeypatch, capsys):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0)
     trained, evaluated, calibrated = (text.splitlines() for text in look(monkeypatch, capsys))

@@ -39,7 +39,7 @@ def checkpoint_of(opt="SGD", schedule="CosALR"):
     state.lr_scheduler.step()
     state.is_best(60.0, 50.0)
     state.epoch, state.step = 1, 2
-    saved = saved_checkpoint(state, {"loss": 3.5, "hits": 3, "samples": 8})
+    saved = saved_checkpoint(state, {"loss": 3.5, "hits": 3, "samples": 8, "seconds": 90.5})
     return copy.deepcopy({**saved, "scaler": dict(SCALER), "format": 2})
 
 
@@ -135,7 +135,7 @@ def test_every_field_spoilt_is_one_line(kind, tmp_path):
 def test_every_field_missing_is_one_line(kind, tmp_path):
     whole = CHECKPOINTS[kind]
     state = training(*kind)
-    may_lack = {"format", "scaler", "best_acc", "maximize", "decoupled_weight_decay", *FREE}
+    may_lack = {"format", "scaler", "seconds", "best_acc", "maximize", "decoupled_weight_decay", *FREE}
     for path in leaves(whole):
         # a weight that has never had a gradient has no state
         if not path or path[-1] in may_lack or (path[:2] == ("optimizer", "state") and len(path) in (2, 3)):
@@ -196,7 +196,7 @@ def test_whole_one_is_put_back_in_memory_of_its_own(tmp_path):
     state = training()
     restore(state, whole, tmp_path / "whole.pth")
     assert (state.epoch, state.step, state.meter.sums()) == (1, 2, {"loss": 3.5, "hits": 3, "samples": 8})
-    assert (state.best_acc, state.best_test_acc) == (60.0, 50.0)
+    assert (state.best_acc, state.best_test_acc, state.seconds) == (60.0, 50.0, 90.5)
     assert state.scaler.get_scale() == SCALER["scale"]
     buffers = [state.optimizer.state[weight]["momentum_buffer"] for weight in state.net.parameters()]
     assert [buffer.stride() for buffer in buffers] == [weight.stride() for weight in state.net.parameters()]

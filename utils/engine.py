@@ -46,7 +46,8 @@ class TrainState:
 
     ``epoch`` and ``step`` say where it is: the epoch, and how many of its batches have been trained on; ``meter`` has
     counted these. ``best_acc`` is the best accuracy so far on the set that chooses, ``best_test_acc`` the test accuracy
-    of that epoch, both in percent. ``exchanged`` is what a checkpoint must say of neurons that were exchanged.
+    of that epoch, both in percent. ``exchanged`` is what a checkpoint must say of neurons that were exchanged. The
+    epoch took ``seconds`` in processes before this one, which ``started`` on it then (``time.perf_counter``).
     """
 
     net: nn.Module
@@ -67,6 +68,8 @@ class TrainState:
     best_acc: float = float("-inf")
     best_test_acc: float = float("-inf")
     exchanged: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.model = self.ranks.parallel(self.net)
@@ -80,8 +83,13 @@ class TrainState:
         self.best_acc, self.best_test_acc = acc, test_acc
         return True
 
+    def elapsed(self) -> float:
+        """Seconds that the epoch has taken."""
+        return self.seconds + time.perf_counter() - self.started
+
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
+        self.seconds = 0.0
         if self.lr_scheduler is not None:
             with warnings.catch_warnings():  # the optimiser's step that it misses came before a resume, or overflowed
                 warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
@@ -116,6 +124,8 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """Train on what is left of an epoch and return its loss, accuracy (%) and images/s.
 
+    The rate is of what is trained here; where nothing is left, as after a stop while it was evaluated, of all before.
+
     Args:
         batches: (x_seq [T, N, C, H, W], target) from batch ``state.step`` on.
         steps: batches of the whole epoch, for the progress bar.
@@ -144,8 +154,10 @@ def train_one_epoch(
     state.ranks.share_buffers(state.net)
     stop_if_state_is_not_finite(state.net, state.optimizer, f"the end of {where}")
     world_meter = meter.over_ranks(state.ranks.sum_over_ranks)
-    rate = (world_meter.samples - state.ranks.agree([before])[0]) / (time.perf_counter() - started)
+    here = world_meter.samples - state.ranks.agree([before])[0]
+    samples, seconds = (here, time.perf_counter() - started) if here else (world_meter.samples, state.seconds)
     loss_mean, accuracy = world_meter.read()
+    rate = samples / seconds if seconds else 0.0  # of checkpoints that do not know
     return {"loss": loss_mean, "acc": accuracy, "images_per_second": rate}
 
 

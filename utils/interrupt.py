@@ -113,7 +113,7 @@ class Saver:
             return
         stop_if_loss_is_not_finite(state.meter, f"epoch {state.epoch}", state.net)
         stop_if_state_is_not_finite(state.net, state.optimizer, f"step {state.step} of epoch {state.epoch}")
-        sums = state.meter.over_ranks(ranks.sum_over_ranks).sums()
+        sums = {**state.meter.over_ranks(ranks.sum_over_ranks).sums(), "seconds": state.elapsed()}
         if self.run is not None:
             save_checkpoint(checkpoint_of(state, sums), self.run.latest, self.run.previous)
         self.watch.saved()

@@ -86,7 +86,7 @@ def agree(theirs: object, mine: object, what: str, name: str) -> None:
 
 
 def checked_place(checkpoint: Mapping[str, Any], batches: dict[str, int], steps: int) -> tuple[int, int, Any]:
-    """Whole epochs trained, batches of the next one trained on, and what the meter held after these.
+    """Whole epochs trained, batches of the next one trained on, what the meter held after these, and their seconds.
 
     Args:
         batches: what an epoch's batches are a function of here. steps: how many an epoch has.
@@ -100,7 +100,8 @@ def checked_place(checkpoint: Mapping[str, Any], batches: dict[str, int], steps:
     samples = whole(sums.get("samples"), "sums: samples", 0, step * batches["b"])
     hits = whole(sums.get("hits"), "sums: hits", 0, samples)
     loss = number(sums.get("loss"), "sums: loss", 0, 1e30 if samples else 0)
-    return epochs, step, {"loss": loss, "hits": hits, "samples": samples}
+    seconds = number(sums.get("seconds", 0.0), "sums: seconds", 0, 1e12)
+    return epochs, step, {"loss": loss, "hits": hits, "samples": samples, "seconds": seconds}
 
 
 def checked_accuracies(checkpoint: Mapping[str, Any]) -> tuple[float, float]:

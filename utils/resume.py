@@ -26,7 +26,8 @@ def checkpoint_of(state: TrainState, sums: Mapping[str, float] = NO_SUMS) -> dic
     """The checkpoint of a run between two batches.
 
     Args:
-        sums: what the meters of all ranks hold (see :class:`utils.engine.Meter`), in the middle of an epoch.
+        sums: what the meters of all ranks hold (see :class:`utils.engine.Meter`), and the seconds that it took, in the
+            middle of an epoch.
     """
     assert state.lr_scheduler is not None, "a run that is saved has a schedule"
     return {
@@ -72,7 +73,7 @@ def restore(state: TrainState, checkpoint: dict[str, Any], path: Path) -> None:
     state.lr_scheduler.load_state_dict(schedule)
     if scaler:
         state.scaler.load_state_dict(scaler)
-    state.epoch, state.step = epoch, step
+    state.epoch, state.step, state.seconds = epoch, step, sums["seconds"]
     state.best_acc, state.best_test_acc = best_acc, best_test_acc
     if state.ranks.is_first:  # the sums are of all ranks
         state.meter = Meter(state.device, sums)
