@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from .augment import cifar_train, mixup_or_cutmix, normalise
 from .batch_augment import BatchTransform
 from .description import described
-from .download import by_hand, fetch, safe_extract
+from .download import by_hand, fetch, unpack
 from .home import find_home, holds
 from .made_up_images import write_cifar10, write_cifar100
 from .task import DataError, DataOptions, Split, Task
@@ -93,13 +93,14 @@ def read_cifar(source: type[CIFAR10], data_dir: Path, *, download: bool) -> Cifa
     Raises:
         DataError: if a file is missing or broken; it names the file, its MD5, where it belongs and where to get it.
     """
-    folder = find_home(data_dir, [source.base_folder], holds(source.meta["filename"]))
+    is_home = holds(source.meta["filename"])
+    folder = find_home(data_dir, [source.base_folder], is_home)
     archive = find_home(data_dir, [""], holds(source.filename)) / source.filename
     unpacked = f"it unpacks to {archive.parent / source.base_folder}"
     if not folder.is_dir():
         folder = archive.parent / source.base_folder
         fetch(source.url, archive, source.tgz_md5, unpacked, download=download)
-        safe_extract(archive, archive.parent)
+        unpack(archive, folder, is_home)
     files = _Files(folder, by_hand(source.url, archive, source.tgz_md5, unpacked))
     known = 100 if issubclass(source, CIFAR100) else 10
     classes = files.class_names(source.meta["filename"], source.meta["md5"], source.meta["key"], known)

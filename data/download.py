@@ -7,6 +7,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
@@ -15,7 +16,7 @@ from urllib.request import Request, urlopen
 from torchvision.datasets.utils import calculate_md5
 from tqdm import tqdm
 
-from .scratch import scratch_folder
+from .scratch import build_aside, scratch_folder
 from .task import DataError
 
 CHUNK = 1 << 20  # bytes per read
@@ -91,41 +92,49 @@ def _receive(url: str, part: Path, how: str) -> str:
     return digest.hexdigest()
 
 
-def safe_extract(archive: Path, folder: Path) -> None:
-    """Unpack a ``.zip`` or ``.tar[.gz]`` into ``folder``; what it holds appears there only once all is unpacked.
+def unpack(archive: Path, target: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Unpack the folder ``target`` from a ``.zip`` or ``.tar[.gz]``; it takes its place only once all is unpacked.
+
+    Several processes may unpack at once: the first to finish takes the place, the others use what it made.
 
     Args:
         archive: the file, of a kind told by its name.
-        folder: where the archive's top entries go; made if missing.
+        target: where its folder of this name goes; what else the archive holds is thrown away.
+        is_whole: whether ``target``, if it is there by now, is what another process unpacked.
 
     Raises:
-        DataError: if the archive is broken, holds a link or a member outside ``folder``, or a top entry is there
-            already.
+        DataError: if the archive is broken, lacks the folder, holds a link or a member outside its folder, or
+            something else is at ``target``.
     """
-    try:
-        with scratch_folder(folder) as aside:
-            if archive.suffix == ".zip":
-                with zipfile.ZipFile(archive) as unzip:
-                    infos = unzip.infolist()
-                    refuse_bomb(archive, sum(info.file_size for info in infos))
-                    for info in infos:
-                        _check_member(archive, info.filename, is_link=(info.external_attr >> 28) == 0o12)
-                    unzip.extractall(aside, tqdm(infos, desc=archive.name, disable=None))
-            else:
-                with tarfile.open(archive) as untar:
-                    members = untar.getmembers()
-                    refuse_bomb(archive, sum(member.size for member in members))
-                    for member in members:
-                        _check_member(archive, member.name, is_link=not (member.isfile() or member.isdir()))
-                    untar.extractall(aside, tqdm(members, desc=archive.name, disable=None), filter="data")
-            tops = sorted(aside.iterdir())
-            for top in tops:
-                if (folder / top.name).exists():
-                    raise DataError(f"{folder / top.name} is in the way of {archive}; remove it to unpack again")
-            for top in tops:
-                top.rename(folder / top.name)
-    except DAMAGED as error:
-        raise DataError(f"{archive} cannot be unpacked into {folder} ({_one_line(error)})") from error
+    if target.exists():
+        if is_whole(target):
+            return
+        raise DataError(f"{target} is in the way of {archive}; remove it to unpack again")
+    with build_aside(target) as building:
+        try:
+            _extract(archive, building.parent)
+        except DAMAGED as error:
+            raise DataError(f"{archive} cannot be unpacked into {target.parent} ({_one_line(error)})") from error
+        if not building.is_dir():
+            raise DataError(f"{archive} holds no folder {target.name}/; fetch it again")
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """All that an archive holds, after a look at every member."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as unzip:
+            infos = unzip.infolist()
+            refuse_bomb(archive, sum(info.file_size for info in infos))
+            for info in infos:
+                _check_member(archive, info.filename, is_link=(info.external_attr >> 28) == 0o12)
+            unzip.extractall(folder, tqdm(infos, desc=archive.name, disable=None))
+    else:
+        with tarfile.open(archive) as untar:
+            members = untar.getmembers()
+            refuse_bomb(archive, sum(member.size for member in members))
+            for member in members:
+                _check_member(archive, member.name, is_link=not (member.isfile() or member.isdir()))
+            untar.extractall(folder, tqdm(members, desc=archive.name, disable=None), filter="data")
 
 
 def refuse_bomb(path: Path, unpacked: int) -> None:

@@ -11,12 +11,11 @@ import torch
 
 from .augment import dvs_cifar10_train
 from .description import described
-from .download import by_hand, fetch, safe_extract
+from .download import fetch, unpack
 from .events import DVS128, integrate, read_aedat2
 from .frames import cached_frames, count_in_words, resize
 from .home import find_home, holds
 from .made_up_events import write_dvs_cifar10
-from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
 
 HOME = "DVSCIFAR10"  # its folder
@@ -97,10 +96,7 @@ def find_class_folders(data_dir: Path, *, download: bool) -> Path:
         archive = home / "download" / f"{name}.zip"
         hint = f"it is one of ten, all at {ARTICLE}; the unpacked folder may stand at {home / name} instead"
         fetch(URL.format(number), archive, md5, hint, download=download)
-        with build_aside(home / name) as building:
-            safe_extract(archive, building.parent)
-            if not building.is_dir():
-                raise DataError(f"{archive} holds no folder {name}/; {by_hand(URL.format(number), archive, md5, hint)}")
+        unpack(archive, home / name, Path.is_dir)
     return home
 
 

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from .description import described
-from .download import by_hand, fetch, safe_extract
+from .download import by_hand, fetch, unpack
 from .events import DVS128, integrate, read_aedat3, read_npz
 from .frames import cached_frames, count_in_words
 from .home import find_home, holds
@@ -101,8 +101,7 @@ def prepare_events(home: Path) -> None:
     if not recordings.is_dir():
         archive = home / "download" / "DvsGesture.tar.gz"
         fetch(URL, archive, MD5, download=False)  # it is there: only its checksum is verified
-        with build_aside(recordings) as building:
-            safe_extract(archive, building.parent)
+        unpack(archive, recordings, Path.is_dir)
     with build_aside(events) as building:
         for split in USERS:
             for folder in FOLDERS:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
+from .scratch import MARK
+
 
 def find_home(data_dir: Path, folders: Sequence[str], is_home: Callable[[Path], bool]) -> Path:
     """The folder that holds a data set, or where it belongs if there is none.
@@ -33,9 +35,9 @@ def places(data_dir: Path, folders: Sequence[str]) -> Iterator[Path]:
 
 
 def folders_in(path: Path) -> list[Path]:
-    """The folders in a folder, by name; none where it cannot be read."""
+    """The folders in a folder, by name, without those still being made; none where it cannot be read."""
     try:
-        return sorted(each for each in path.iterdir() if each.is_dir())
+        return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith(MARK))
     except OSError:
         return []
 

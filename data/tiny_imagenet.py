@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from .augment import normalise, tiny_imagenet_train
 from .description import described
-from .download import by_hand, fetch, safe_extract
+from .download import by_hand, fetch, unpack
 from .home import find_home, holds
 from .made_up_images import write_tiny_imagenet
 from .task import DataError, DataOptions, Split, Task
@@ -74,9 +74,7 @@ def find_folder(data_dir: Path, *, download: bool) -> Path:
     archive = find_home(data_dir, [""], holds(ARCHIVE)) / ARCHIVE
     folder = archive.parent / FOLDER
     fetch(URL, archive, MD5, f"it unpacks to {folder}", download=download)
-    safe_extract(archive, archive.parent)
-    if not folder.is_dir():
-        raise DataError(f"{archive} does not hold {FOLDER}/")
+    unpack(archive, folder, is_unpacked)
     return folder
 
 

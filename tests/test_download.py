@@ -3,10 +3,13 @@
 import functools
 import hashlib
 import http.server
+import importlib
 import io
+import shutil
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,11 @@ from torchvision.datasets import CIFAR10
 
 from data import DATASETS, DataError, build_dataset, describe
 from data.cifar import read_cifar
-from data.download import fetch, safe_extract
+from data.download import fetch, unpack
 from data.home import find_home, holds
+from data.made_up_events import write_dvs_cifar10
 from data.made_up_images import write_cifar10
+from tests.fixtures_dvs import pack_recordings, write_dvs_gesture_recordings, zip_classes
 from tests.fixtures_images import error_of
 
 
@@ -107,7 +112,7 @@ def tar_of(path: Path, name: str, kind: bytes = tarfile.REGTYPE) -> Path:
 @pytest.mark.parametrize("name", ["../bad.txt", "top/../../bad.txt", "/tmp/bad.txt", "..\\bad.txt", "C:\\bad.txt"])
 def test_archive_that_leaves_its_folder_is_refused(tmp_path, pack, name):
     archive = pack(tmp_path / "archive", name)
-    message = error_of(safe_extract, archive, tmp_path / "in" / "folder")
+    message = error_of(unpack, archive, tmp_path / "in" / "folder" / "top", Path.is_dir)
     assert str(archive) in message
     assert "outside its folder" in message
     assert not (tmp_path / "in").exists()
@@ -117,7 +122,7 @@ def test_archive_that_leaves_its_folder_is_refused(tmp_path, pack, name):
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_archive_with_a_link_is_refused(tmp_path, kind):
     archive = tar_of(tmp_path / "archive", "top/link", kind)
-    assert "is a link or a device" in error_of(safe_extract, archive, tmp_path / "folder")
+    assert "is a link or a device" in error_of(unpack, archive, tmp_path / "folder" / "top", Path.is_dir)
 
 
 def test_zip_with_a_link_is_refused(tmp_path):
@@ -125,24 +130,81 @@ def test_zip_with_a_link_is_refused(tmp_path):
     info.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc")
-    assert "is a link or a device" in error_of(safe_extract, tmp_path / "a.zip", tmp_path / "folder")
+    assert "is a link or a device" in error_of(unpack, tmp_path / "a.zip", tmp_path / "folder" / "top", Path.is_dir)
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of])
 def test_truncated_archive_leaves_nothing(tmp_path, pack):
     archive = pack(tmp_path / "archive", "top/more.txt")
     archive.write_bytes(archive.read_bytes()[:-30])
-    assert "cannot be unpacked" in error_of(safe_extract, archive, tmp_path / "folder")
+    assert "cannot be unpacked" in error_of(unpack, archive, tmp_path / "folder" / "top", Path.is_dir)
     assert not (tmp_path / "folder").exists()
 
 
 def test_unpacking_overwrites_nothing(tmp_path):
     archive = zip_of(tmp_path / "archive", "top/more.txt")
-    safe_extract(archive, tmp_path)
+    unpack(archive, tmp_path / "top", holds("more.txt"))
     assert (tmp_path / "top" / "more.txt").read_text() == "bad"
     (tmp_path / "top" / "more.txt").write_text("mine")
-    assert "in the way" in error_of(safe_extract, archive, tmp_path)
+    unpack(archive, tmp_path / "top", holds("more.txt"))
+    assert "in the way" in error_of(unpack, archive, tmp_path / "top", holds("another.txt"))
     assert (tmp_path / "top" / "more.txt").read_text() == "mine"
+    (tmp_path / "file").touch()
+    assert "in the way" in error_of(unpack, archive, tmp_path / "file", Path.is_dir)
+    assert "holds no folder other/" in error_of(unpack, archive, tmp_path / "other", Path.is_dir)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["archive.zip", "file", "top"]
+
+
+# -- two runs that start at once
+
+
+def pack_images(name, folder, data_dir):
+    """The archive of a data set, as it is published, without the folder that it unpacks to."""
+    root = data_dir / "packed"
+    describe(name).write(root, 2)
+    if folder == "tiny-imagenet-200":
+        shutil.make_archive(str(data_dir / folder), "zip", root)
+    else:
+        shutil.make_archive(str(data_dir / folder.replace("batches-py", "python")), "gztar", root)
+    shutil.rmtree(root)
+
+
+def pack_recorded(name, folder, data_dir):
+    if name == "dvsgesture":
+        pack_recordings(write_dvs_gesture_recordings(data_dir))
+    else:
+        zip_classes(write_dvs_cifar10(data_dir, per_class=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "folder", "pack"),
+    [
+        ("cifar10", "cifar", "cifar-10-batches-py", pack_images),
+        ("cifar100", "cifar", "cifar-100-python", pack_images),
+        ("tiny_imagenet", "tiny_imagenet", "tiny-imagenet-200", pack_images),
+        ("DVSCIFAR10", "dvs_cifar10", "DVSCIFAR10/airplane", pack_recorded),
+        ("dvsgesture", "dvs_gesture", "dvsgesture/extract/DvsGesture", pack_recorded),
+    ],
+)
+def test_two_runs_that_start_at_once_both_unpack(tmp_path, monkeypatch, name, module, folder, pack):
+    pack(name, folder, tmp_path)
+    barrier, waited = threading.Barrier(2, timeout=60), threading.local()
+
+    def both_are_here(*args, **options):  # in place of the MD5s, which made-up archives lack
+        if not hasattr(waited, "once"):
+            waited.once = barrier.wait()
+
+    monkeypatch.setattr(importlib.import_module(f"data.{module}"), "fetch", both_are_here)
+    with ThreadPoolExecutor(2) as runs:
+        first, second = runs.map(lambda _: build_dataset(name, tmp_path, T=2, download=False), range(2))
+    assert (len(first.train), first.convention) == (len(second.train), second.convention)
+    assert (tmp_path / folder).is_dir()
+    assert not list(tmp_path.rglob(".making-*"))
+
+
+def test_what_another_run_has_half_unpacked_is_not_read(tmp_path):
+    write_cifar10(tmp_path / ".making-0")
+    assert "is missing and downloads are off" in error_of(build_dataset, "cifar10", tmp_path, download=False)
 
 
 # -- a -data_dir that is one level too deep or too shallow, by the one rule for all sets
