@@ -13,21 +13,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import v2
 
 from .augment import normalise
 from .batch_augment import BatchTransform
 from .description import described
 from .download import DAMAGED, by_hand, fetch
-from .home import find_home, holds
+from .idx_sources import DIGITS, FASHION, SOURCES, Source, find_folder
 from .made_up_images import write_idx
 from .task import DataError, DataOptions, Split, Task
 
@@ -36,59 +34,6 @@ TRAIN_SAMPLES, TEST_SAMPLES = 60_000, 10_000
 IMAGES, LABELS = 0x803, 0x801  # what an IDX file of uint8 begins with: 3 dimensions, or 1
 CLASSES = 10
 TWO_BATCHES = ("-train_fraction", "0.2", "-b", "25")  # of the made-up images, a tenth of them held out
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set in IDX files comes from.
-
-    Args:
-        title: its name in print.
-        official: torchvision's class, for its files' names, MD5s (compressed) and address.
-        md5: of the uncompressed files, in the order of ``official.resources``: training images and labels, test images
-            and labels.
-        folders: where the files may lie under ``-data_dir``; a download goes to the first.
-        package: name of a Debian package, and the folder that it installs to; None if there is none.
-        mean, std: of the training pixels, on the 0–1 scale.
-    """
-
-    title: str
-    official: type[MNIST]
-    md5: tuple[str, str, str, str]
-    folders: tuple[str, ...]
-    package: tuple[str, Path] | None
-    mean: float
-    std: float
-
-
-FASHION = Source(
-    title="Fashion-MNIST",
-    official=FashionMNIST,
-    md5=(
-        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "9018921c3c673c538a1fc5bad174d6f9",
-        "8181f5470baa50b63fa0f6fddb340f0a",
-        "15d484375f8d13e6eb1aabb0c3f46965",
-    ),
-    folders=("FashionMNIST/raw", "FashionMNIST", "fashion-mnist", "fashion_mnist"),
-    package=("dataset-fashion-mnist", Path("/usr/share/datasets/fashion-mnist")),
-    mean=0.2860,
-    std=0.3530,
-)
-DIGITS = Source(
-    title="MNIST",
-    official=MNIST,
-    md5=(
-        "6bbc9ace898e44ae57da46a324031adb",
-        "a25bea736e30d166cdddb491f175f624",
-        "2646ac647ad5339dbf082846283269ea",
-        "27ae3e4e09519cfbb04c329615203637",
-    ),
-    folders=("MNIST/raw", "MNIST", "mnist"),
-    package=None,
-    mean=0.1307,
-    std=0.3081,
-)
 
 
 class IdxFolder:
@@ -136,6 +81,10 @@ class IdxFolder:
         except DAMAGED as error:
             raise self.broken(path, number, f"it cannot be read: {error}") from error
         digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        for other in SOURCES:
+            if other is not self.source and digest in other.md5:
+                here = self.source.title
+                raise DataError(f"{path} is a file of {other.title} by its MD5, not of {here}; give {here}'s -data_dir")
         return content, path, digest == self.source.md5[number]
 
     def body(self, content: bytes, path: Path, number: int, magic: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -164,16 +113,6 @@ class IdxFolder:
         name, md5 = self.source.official.resources[number]
         how = by_hand(self.url(name), path.with_name(name), md5, self.remedy())
         return DataError(f"{path} is broken: {' '.join(why.split())}; move it away and {how}")
-
-
-def find_folder(source: Source, data_dir: Path) -> Path:
-    """The folder with a data set's files, by :func:`find_home`; the package's if they are not under ``data_dir``."""
-    names = [name for resource, _ in source.official.resources for name in (resource, resource.removesuffix(".gz"))]
-    is_home = holds(*names)
-    home = find_home(data_dir, source.folders, is_home)
-    if not is_home(home) and source.package is not None and is_home(source.package[1]):
-        return source.package[1]
-    return home
 
 
 def read_idx(source: Source, options: DataOptions) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], str]:

@@ -1,15 +1,20 @@
 """Fashion-MNIST and MNIST: small IDX files in the layout, broken ones, and the Debian package where it is installed."""
 
 import gzip
+import hashlib
+import shutil
 import struct
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from data import DataError, build_dataset
+from data.home import holds
+from data.idx_sources import DIGITS, FASHION
 from data.loader import build_loader
 from data.made_up_images import write_idx
-from data.mnist import FASHION
 from tests.fixtures_images import error_of, load
 
 PACKAGE = FASHION.package[1]
@@ -145,7 +150,38 @@ def test_the_package_is_the_official_data_set(tmp_path):
     assert task.classes[9] == "Ankle boot"
 
 
+@pytest.mark.parametrize(("name", "folder", "other"), [("mnist", FASHION, DIGITS), ("fashion_mnist", DIGITS, FASHION)])
+@pytest.mark.parametrize("within", range(2))
+def test_a_folder_named_after_the_other_set_is_not_read(tmp_path, monkeypatch, name, folder, other, within):
+    """Their files have the same names."""
+    monkeypatch.setattr("data.idx_sources.holds", lambda *names: lambda path: path != PACKAGE and holds(*names)(path))
+    for place in folder.folders:
+        data_dir = write_idx(tmp_path / place)
+        if within:
+            monkeypatch.chdir(data_dir)
+            data_dir = Path()
+        else:
+            data_dir = tmp_path / Path(place).parts[0]
+        message = error_of(load, name, data_dir)
+        assert f"{data_dir / other.folders[0] / IMAGES}.gz is missing" in message
+        shutil.rmtree(tmp_path / Path(place).parts[0])
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_official_files_of_the_other_set_are_recognised(tmp_path, monkeypatch, compressed):
+    folder = write_idx(tmp_path, compressed=compressed)
+    path = folder / (f"{IMAGES}.gz" if compressed else IMAGES)
+    content = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
+    other = replace(FASHION, md5=(hashlib.md5(content).hexdigest(), *FASHION.md5[1:]))
+    monkeypatch.setattr("data.mnist.SOURCES", (other, DIGITS))
+    message = error_of(load, "mnist", tmp_path)
+    assert f"{path} is a file of Fashion-MNIST by its MD5, not of MNIST" in message
+    assert "move it away" not in message
+
+
 @pytest.mark.skipif(not PACKAGE.is_dir(), reason="the package dataset-fashion-mnist is not installed")
 def test_fashion_mnist_is_not_mnist(tmp_path):
-    with pytest.raises(DataError, match="another MD5"):
-        build_dataset("mnist", PACKAGE, download=False)
+    for path in PACKAGE.glob("*ubyte*"):
+        (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(DataError, match="is a file of Fashion-MNIST by its MD5, not of MNIST"):
+        build_dataset("mnist", tmp_path, download=False)
