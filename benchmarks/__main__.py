@@ -4,7 +4,8 @@
 ``python -m benchmarks against COMMIT`` times a CLIF layer against that of another commit (:mod:`.against`).
 
 Prints Markdown; saves ``<device>.md`` and ``<device>.json`` (every sample) and a picture per group, after each case,
-so that a run that is stopped keeps what it has.
+so that a run that is stopped keeps what it has. All is named by device and groups, and goes to ``benchmarks/results``;
+with ``-quick`` to ``logs/benchmarks``. Results of a run with other options are not written over.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from utils.run_dir import naming_disk
 
 from .against import main as time_against
 from .cases import GROUPS, Scale
+from .kept import MEASURED, QUICK, refuse_to_replace
 from .measuring import Case, apart, growth_verdict, memory_of, run_case
 from .parity import check_parity
 from .plots import draw
@@ -47,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     names = ("all", *GROUPS)
     parser.add_argument("groups", nargs="*", type=OneOf("group", names), default=["all"], help=", ".join(names))
     parser.add_argument("-device", type=OneOf("device", DEVICES), help="cpu or cuda; None takes cuda if it is there")
-    parser.add_argument("-out_dir", type=Path, default=Path("benchmarks/results"), help="where the results go")
+    where = f"where the results go; None: {MEASURED}, with -quick {QUICK}; those of other options are never replaced"
+    parser.add_argument("-out_dir", type=Path, help=where)
     parser.add_argument("-quick", action="store_true", help="tiny sizes: shows that it works, measures nothing")
     parser.add_argument("-cudnn", type=OneOf("cuDNN setting", CUDNN), default="deterministic", help="as in training")
     parser.add_argument("-tf32", action="store_true", help="as in training")
@@ -55,14 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     groups = list(GROUPS) if "all" in args.groups else [name for name in GROUPS if name in args.groups]
     stem = device.type if groups == list(GROUPS) else f"{device.type}-{'-'.join(groups)}"
-    with naming_disk(args.out_dir):
-        args.out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir = args.out_dir or (QUICK if args.quick else MEASURED)
+    options = {"quick": args.quick, "cudnn": args.cudnn, "tf32": args.tf32}
+    with naming_disk(out_dir):
+        refuse_to_replace(out_dir / f"{stem}.json", lambda kept: {name: kept[name] for name in options} == options)
+        out_dir.mkdir(parents=True, exist_ok=True)
 
     run: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks", *without_folder(words)]),
-        "quick": args.quick,
-        "cudnn": args.cudnn,
-        "tf32": args.tf32,
+        **options,
         "made_with": apart(device, made_with, device).result(),
         "parity": apart(device, check_parity, device, args.quick).result(),
         "cases": [],
@@ -82,13 +86,13 @@ def main(argv: list[str] | None = None) -> int:
             run["cases"].append(result)
             print(case_markdown(result), flush=True)
             print(f"({result['seconds']:.0f} s)\n", flush=True)
-            save(run, args.out_dir, stem)
+            save(run, out_dir, stem)
         results = [result for result in run["cases"] if result["group"] == group]
         if results:
-            with naming_disk(args.out_dir):
-                draw(group, results, args.out_dir / f"{device.type}-{group}.png")
-    save(run, args.out_dir, stem)
-    print(f"written to {args.out_dir / stem}.md and .json, and a picture for each group")
+            with naming_disk(out_dir):
+                draw(group, results, out_dir / f"{stem}-{group}.png")
+    save(run, out_dir, stem)
+    print(f"written to {out_dir / stem}.md and .json, and a picture for each group")
     return int(bool(run["not_measured"]) or not run["parity"]["ok"])
 
 

@@ -26,6 +26,7 @@ from utils.cli import OneLineParser, UsageError
 from utils.output import markdown_table
 from utils.run_dir import naming_disk
 
+from .kept import MEASURED, refuse_to_replace
 from .machine_code import Launch, compile_only
 
 CAPABILITIES = (80, 90)
@@ -53,7 +54,8 @@ def main(argv: list[str]) -> int:
     """Returns the exit code: 1 if anything spills from registers."""
     parser = OneLineParser("What the Triton kernels cost, without a GPU.")
     parser.add_argument("-neurons", default=",".join(NEURONS), help="which, with commas between")
-    parser.add_argument("-out_dir", type=Path, default=Path("benchmarks/results"), help="where the results go")
+    where = "where the results go; those of other neurons are never replaced"
+    parser.add_argument("-out_dir", type=Path, default=MEASURED, help=where)
     args = parser.parse_args(argv)
     names = args.neurons.split(",")
     unknown = set(names) - set(NEURONS)
@@ -62,6 +64,7 @@ def main(argv: list[str]) -> int:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise UsageError("TRITON_INTERPRET=1 compiles nothing: unset it")
     with naming_disk(args.out_dir):
+        refuse_to_replace(args.out_dir / "static.json", lambda kept: set(kept["launches"]) == set(names))
         args.out_dir.mkdir(parents=True, exist_ok=True)
     rows, launches = [], {}
     for capability in CAPABILITIES:

@@ -58,7 +58,7 @@ def check_run(out_dir, stem, groups):
                 ratios = [a / b for a, b in zip(s["samples_ms"], ours, strict=True)]
                 assert s["ratio"] == pytest.approx(sum(ratios) / 2)  # the median of two
     for group in groups:
-        height, width, _ = matplotlib.image.imread(out_dir / f"cpu-{group}.png").shape
+        height, width, _ = matplotlib.image.imread(out_dir / f"{stem}-{group}.png").shape
         assert min(height, width) > 300
     return run
 
@@ -68,7 +68,7 @@ def test_quick_run_saves_samples_table_and_pictures(quick_run):
     done, out_dir, _ = quick_run
     run = check_run(out_dir, "cpu-growth-onm", ["growth", "onm"])
     assert {path.name for path in out_dir.iterdir()} == {
-        *("cpu-growth-onm.json", "cpu-growth-onm.md", "cpu-growth.png", "cpu-onm.png"),
+        f"cpu-growth-onm{end}" for end in (".json", ".md", "-growth.png", "-onm.png")
     }
     for case in run["cases"]:
         assert case_markdown(case) in done.stdout
@@ -138,6 +138,23 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UsageError, match="-device cuda: this machine has no cuda device"):
         main(["-device", "cuda", "-out_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "options"),
+    [("logs/benchmarks", ["-quick"]), ("benchmarks/results", ["-tf32"]), ("out", ["-quick", "-out_dir", "out"])],
+)
+def test_results_of_other_options_are_not_written_over(tmp_path, monkeypatch, folder, options):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmarks.__main__.made_with", None)  # refused before any work
+    for kept in (ROOT / "benchmarks/results/cpu.json").read_text(), "{}":
+        path = tmp_path / folder / "cpu.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(kept)
+        with pytest.raises(UsageError, match=rf"{folder}/cpu.json has .*give another -out_dir"):
+            main(["all", "-device", "cpu", *options])
+        assert path.read_text() == kept
+        assert os.listdir(path.parent) == ["cpu.json"]
 
 
 def test_near_ties_are_those_at_a_step_of_the_spike_or_of_its_surrogate():

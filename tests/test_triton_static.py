@@ -9,8 +9,9 @@ import pytest
 
 pytest.importorskip("triton.backends.nvidia", reason="Triton has no NVIDIA back end here")
 
-from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, STANDARD
+from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, STANDARD, main
 from tests.helpers import ENVIRONMENT, ROOT, run_training
+from utils.cli import UsageError
 
 SPILLED = 0 if version("triton") >= "3.7" else 8  # bytes; an older compiler is short of two registers
 PAIRS = [(neuron, capability) for neuron in NEURONS for capability in CAPABILITIES]
@@ -89,3 +90,16 @@ def test_bad_input_is_one_line(words, message, tmp_path):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_results_of_other_neurons_are_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr("benchmarks.static.cases", lambda names: [])  # what would be compiled
+    path = tmp_path / "static.json"
+    path.write_bytes(kept := (ROOT / "benchmarks/results/static.json").read_bytes())
+    with pytest.raises(
+        UsageError, match=r"static.json has the results of `python -m benchmarks static`, which this run"
+    ):
+        main(["-neurons", "CLIF", "-out_dir", str(tmp_path)])
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
