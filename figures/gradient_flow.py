@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from data import DATASETS, DataError, build_dataset
-from data.loader import build_loader
-from models import MODELS, build_model
+from data import DATASETS, DataError
+from models import MODELS
 from neurons import NEURONS, TAU
+from settings.build import build_network, build_task, load_splits
 from settings.inference import inference_parser, settle
 from settings.record import config_beside
-from settings.training import DEFAULTS, names_given_to
+from settings.training import DEFAULTS, Settings
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
+from utils.distributed import Ranks
 from utils.engine import MemoryFullError, naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
@@ -49,41 +50,25 @@ OF_A_FLOW = ("dataset", "model", "neuron", "T", "tau", "surrogate", "alpha", "se
 
 def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) -> dict[str, Any]:
     """Build a network by its settings, load its weights if it has been trained, and split the gradient of a batch."""
-    settings = {**DEFAULTS, **settings}
-    task = build_dataset(
-        settings["dataset"],
-        settings["data_dir"],
-        T=settings["T"],
-        seed=settings["seed"],
-        download=False,
-        event_split=settings["event_split"],
-    )
-    seed_all(settings["seed"])
-    options = {name: settings[name] for name in names_given_to("network") if name not in ("backend", "bptt_k")}
-    try:
-        net = build_model(
-            settings["model"],
-            settings["neuron"],
-            **task.shape,
-            backend="reference",
-            **options,
-        )
-    except ValueError as error:
-        raise UsageError(f"-model {settings['model']} on {settings['dataset']}: {error}") from None
+    s = Settings(**{name: settings.get(name, default) for name, default in DEFAULTS.items()})
+    # as trained, but for where it is computed
+    s = replace(s, b=batch_size, j=0, no_download=True, backend="reference", bptt_k=None)
+    ranks = Ranks()
+    task = build_task(s, ranks)
+    seed_all(s.seed)
+    net = build_network(task, s)
     if checkpoint is not None:
         load_weights(net, checkpoint)
-    loader = build_loader(
-        task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
-    )
-    x_seq, target = next(loader.epoch(0))
-    criterion = build_loss(**{name: settings[name] for name in names_given_to("loss")})
+    batches, _ = load_splits(task, s, CPU, ranks)
+    x_seq, target = next(batches.epoch(0))
+    target = target.double() if target.is_floating_point() else target  # soft labels of mixup and CutMix
     try:
-        layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
+        layers = gradient_flow(net.double().train(), x_seq.double(), target, build_loss(**s.given_to("loss")))
     except (ValueError, ArithmeticError) as error:
-        raise UsageError(f"-model {settings['model']} -neuron {settings['neuron']}: {error}") from None
+        raise UsageError(f"-model {s.model} -neuron {s.neuron}: {error}") from None
     return {
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        **{name: settings[name] for name in OF_A_FLOW},
+        **{name: getattr(s, name) for name in OF_A_FLOW},
         "batch": x_seq.shape[1],
         "layers": [asdict(layer) for layer in layers],
     }
@@ -183,13 +168,13 @@ def settings_of(checkpoint: Path) -> dict[str, Any]:
         UsageError: if they do not say enough, or its layers differ.
     """
     parser = inference_parser()
-    config = config_beside(checkpoint)
-    run = settle(parser, parser.parse_args(["-resume", str(checkpoint)]), read_checkpoint(checkpoint), config)
+    args = parser.parse_args(["-resume", str(checkpoint)])
+    run = settle(parser, args, read_checkpoint(checkpoint), config_beside(checkpoint))
     for name in ("tau", "v_reset"):
         if isinstance(getattr(run, name), dict):
             raise UsageError(f"{checkpoint}: its layers differ in {name}, and this splits the gradient of one value")
     settled = {name: value for name, value in vars(run).items() if name in DEFAULTS}
-    return {**DEFAULTS, **(config or {}), **settled, "seed": run.trained_seed}
+    return {**DEFAULTS, **run.recorded, **settled, "seed": run.trained_seed}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
