@@ -6,10 +6,20 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 
-from .description import DESCRIPTIONS, Build, Description
+from .description import DESCRIPTIONS, OF_SOME, Build, Description
 from .task import DataError, DataOptions, Split, Task
 
-__all__ = ["DATASETS", "DataError", "DataOptions", "Description", "Split", "Task", "build_dataset", "describe"]
+__all__ = [
+    "DATASETS",
+    "OF_SOME",
+    "DataError",
+    "DataOptions",
+    "Description",
+    "Split",
+    "Task",
+    "build_dataset",
+    "describe",
+]
 
 # name → module.function of this package: read only where the set is built, so that no other set's libraries are needed
 DATASETS: dict[str, str] = {

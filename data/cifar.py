@@ -203,13 +203,15 @@ def _cifar(name: str, source: type[CIFAR10], mean: Constants, std: Constants, op
     )
 
 
-@described("CIFAR-10", write=lambda root, T: write_cifar10(root, per_batch=1, test=2), two_batches=("-b", "3"))
+@described("CIFAR-10", write=lambda root, T: write_cifar10(root, per_batch=1, test=2), two_batches=("-b", "3"),
+           reads=("cutupmix_auto",))  # fmt: skip
 def cifar10(options: DataOptions) -> Task:
     """CIFAR-10 (Krizhevsky 2009): crop with padding 4, Cutout, flip; with ``cutupmix_auto`` the rows marked *."""
     return _cifar("cifar10", CIFAR10, MEAN, STD, options)
 
 
-@described("CIFAR-100", write=lambda root, T: write_cifar100(root, train=4, test=2), two_batches=("-b", "2"))
+@described("CIFAR-100", write=lambda root, T: write_cifar100(root, train=4, test=2), two_batches=("-b", "2"),
+           reads=("cutupmix_auto",))  # fmt: skip
 def cifar100(options: DataOptions) -> Task:
     """CIFAR-100, its 100 fine classes: as :func:`cifar10`."""
     return _cifar("cifar100", CIFAR100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761), options)

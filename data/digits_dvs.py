@@ -26,7 +26,7 @@ STEPS = 10  # intensity is sampled that often per saccade; events in between are
 CORNERS = ((-3.0, -1.5), (0.0, 3.0), (3.0, -1.5), (-3.0, -1.5))  # (x, y) of the digit's centre, sensor pixels
 
 
-@described("digits as events", test_few=test_few)
+@described("digits as events", test_few=test_few, reads=("cutupmix_auto",))
 def digits_dvs(options: DataOptions) -> Task:
     """``digits_dvs``: T frames of equal event number at 32×32; the scans are split as in ``digits``."""
     scans, labels = load_digit_images()

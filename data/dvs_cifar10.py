@@ -48,6 +48,7 @@ OFFICIAL_COUNTS = (9000, 1000)
     "DVS-CIFAR10",
     write=lambda root, T: write_dvs_cifar10(root, numbers={k: [0] if k < 4 else [900] for k in range(10)}),
     two_batches=("-b", "2"),
+    reads=("event_split",),
 )
 def dvs_cifar10(options: DataOptions) -> Task:
     """``DVSCIFAR10``: T frames of equal event number, counts per polarity resized to 48×48; the paper's Table 2.

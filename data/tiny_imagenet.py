@@ -32,6 +32,7 @@ MEAN, STD = (0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)
     "Tiny-ImageNet",
     write=lambda root, T: write_tiny_imagenet(root, classes=2, per_class=2, val_per_class=1),
     two_batches=("-b", "2"),
+    reads=("cutupmix_auto",),
 )
 def tiny_imagenet(options: DataOptions) -> Task:
     """Tiny-ImageNet: training images are flipped at random; with ``cutupmix_auto`` AutoAugment too."""

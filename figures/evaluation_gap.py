@@ -35,13 +35,16 @@ from utils.device import choose_device
 from utils.engine import MemoryFullError, naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
-from utils.output import markdown_table, write_json, written_aside
+from utils.output import in_markdown, markdown_table, write_json, written_aside
 from utils.progress import Batches, progress
 
 from .gap_measure import PARTS, WAYS, evaluation_gap
+from .panels import shown
 from .style import BLACK, WIDTH, in_style, save_figure
+from .told_apart import check_once, names_of
 
 SAME = 1e-6  # standard deviations: a shift below is rounding
+TOLD_BY = ("dataset", "model", "T", "tau", "v_reset", "b", "seed")
 MARKERS = "osD^vP*X"
 # what is drawn, a row of panels each: title, place in the layer's statistics, quantity
 ROWS = (
@@ -68,7 +71,7 @@ def measure(run: Namespace, device: torch.device, samples: float = math.inf) -> 
             found = evaluation_gap(net.eval(), load)
     except ValueError as error:
         raise UsageError(f"{run.resume}: {error}") from None
-    named = ("dataset", "model", "neuron", "T", "tau", "v_reset", "b", "seed")
+    named = ("dataset", "model", "neuron", *TOLD_BY[2:])
     taken = {part: len(split) for part, split in splits.items()}
     return {"checkpoint": str(run.resume), **{name: getattr(run, name) for name in named}, "samples": taken, **found}
 
@@ -95,28 +98,25 @@ def batches_of(split: Split, run: Namespace, device: torch.device, title: str) -
 
 def table(networks: Sequence[Mapping[str, Any]]) -> str:
     """Accuracy (%) by way and network, and the range over layers of the last and the first step's statistics."""
-    header = ["batch norm normalises by", *(f"{label_of(n)}: {PARTS[part]}" for n in networks for part in PARTS)]
+    labels = [in_markdown(name) for name in names_of(networks, TOLD_BY, always=("seed",))]
+    header = ["batch norm normalises by", *(f"{label}: {PARTS[part]}" for label in labels for part in PARTS)]
     rows = []
     for way, words in WAYS.items():
         accs = [network["accuracy"][part].get(way) for network in networks for part in PARTS]
         rows.append([words, *("–" if acc is None else f"{acc:.2f}" for acc in accs)])
     lines = [markdown_table(header, rows)]
-    for network in networks:
+    for label, network in zip(labels, networks, strict=True):
         moving = [layer["train"] for layer in network["layers"] if max(layer["train"]["shift"]) > SAME]
         if not moving:
             continue
         first = [layer["ratio"][0] / layer["ratio"][-1] for layer in moving]
         widest = [max(layer["shift"]) for layer in moving]
         lines.append(
-            f"- {label_of(network)}: in {len(moving)} layers whose input changes from step to step, the variance at "
+            f"- {label}: in {len(moving)} layers whose input changes from step to step, the variance at "
             f"t = 0 is {min(first):.2f} to {max(first):.2f} of that at the last step, and the step that is furthest "
             f"off has its mean {min(widest):.2f} to {max(widest):.2f} standard deviations from the shared one.\n"
         )
     return "\n".join(lines)
-
-
-def label_of(network: Mapping[str, Any]) -> str:
-    return f"{network['neuron']}, seed {network['seed']}"
 
 
 def write(networks: Sequence[Mapping[str, Any]], folder: Path, made_with: Mapping[str, Any]) -> str:
@@ -124,8 +124,8 @@ def write(networks: Sequence[Mapping[str, Any]], folder: Path, made_with: Mappin
     text = table(networks)
     (folder / "evaluation_gap.md").write_text(text, encoding="utf-8")
     quantities = {
-        f"{network['neuron']}, {PARTS[part]}, {way}": acc
-        for network in networks
+        f"{name}, {PARTS[part]}, {way}": acc
+        for name, network in zip(names_of(networks, TOLD_BY), networks, strict=True)
         for part, ways in network["accuracy"].items()
         for way, acc in ways.items()
     }
@@ -149,9 +149,9 @@ def draw(networks: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(width, 1.75 * len(ROWS) + 0.4))
         panels = figure.subplots(len(ROWS), len(networks), squeeze=False, sharex="col", sharey="row")
         for row, (title, where, quantity, label) in zip(panels, ROWS, strict=True):
-            for axes, network in zip(row, networks, strict=True):
+            for axes, name, network in zip(row, names_of(networks, TOLD_BY), networks, strict=True):
                 draw_steps(axes, [layer[where][quantity] for layer in network["layers"]])
-                axes.set_title(f"{network['neuron']}: {title}")
+                axes.set_title(shown(f"{name}: {title}"))
                 axes.axhline(0.0 if quantity == "shift" else 1.0, color=BLACK, linewidth=0.8)
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             row[0].set_ylabel(label)
@@ -203,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = read_options(argv)
     if not args.resume:
         raise UsageError("-resume: give one checkpoint or more")
+    check_once("-resume", args.resume)
     device = choose_device(args.device)
     networks = [measure(settings_of(checkpoint, args), device, args.samples) for checkpoint in args.resume]
     with written_aside(args.out_dir) as folder:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,68 +22,54 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from data import DATASETS, DataError, build_dataset
-from data.loader import build_loader
-from models import MODELS, build_model
+from data import DATASETS, DataError
+from models import MODELS
 from neurons import NEURONS, TAU
+from settings.build import build_network, build_task, load_splits
 from settings.inference import inference_parser, settle
 from settings.record import config_beside
-from settings.training import DEFAULTS, names_given_to
+from settings.training import DEFAULTS, Settings
 from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
+from utils.distributed import Ranks
 from utils.engine import MemoryFullError, naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.loss import build_loss
-from utils.output import markdown_table, write_json, written_aside
+from utils.output import in_markdown, markdown_table, write_json, written_aside
 from utils.seeding import seed_all
 
 from .gradient_by_lag import gradient_flow
-from .panels import Line, style_of
+from .panels import Line, shown, style_of
 from .style import BLACK, WIDTH, in_style, save_figure
+from .told_apart import check_once, names_of
 
 CPU = torch.device("cpu")
 SHOWN = 6  # lags that have a column of their own in the table
-OF_A_FLOW = ("dataset", "model", "neuron", "T", "tau", "surrogate", "alpha", "seed")
+TOLD_BY = ("dataset", "model", "T", "tau", "surrogate", "alpha", "seed")
 
 
 def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) -> dict[str, Any]:
     """Build a network by its settings, load its weights if it has been trained, and split the gradient of a batch."""
-    settings = {**DEFAULTS, **settings}
-    task = build_dataset(
-        settings["dataset"],
-        settings["data_dir"],
-        T=settings["T"],
-        seed=settings["seed"],
-        download=False,
-        event_split=settings["event_split"],
-    )
-    seed_all(settings["seed"])
-    options = {name: settings[name] for name in names_given_to("network") if name not in ("backend", "bptt_k")}
-    try:
-        net = build_model(
-            settings["model"],
-            settings["neuron"],
-            **task.shape,
-            backend="reference",
-            **options,
-        )
-    except ValueError as error:
-        raise UsageError(f"-model {settings['model']} on {settings['dataset']}: {error}") from None
+    s = Settings(**{name: settings.get(name, default) for name, default in DEFAULTS.items()})
+    # as trained, but for where it is computed
+    s = replace(s, b=batch_size, j=0, no_download=True, backend="reference", bptt_k=None)
+    ranks = Ranks()
+    task = build_task(s, ranks)
+    seed_all(s.seed)
+    net = build_network(task, s)
     if checkpoint is not None:
         load_weights(net, checkpoint)
-    loader = build_loader(
-        task.train, batch_size=batch_size, T=settings["T"], device=CPU, seed=settings["seed"], shuffle=True
-    )
-    x_seq, target = next(loader.epoch(0))
-    criterion = build_loss(**{name: settings[name] for name in names_given_to("loss")})
+    batches, _ = load_splits(task, s, CPU, ranks)
+    x_seq, target = next(batches.epoch(0))
+    target = target.double() if target.is_floating_point() else target  # soft labels of mixup and CutMix
     try:
-        layers = gradient_flow(net.double().train(), x_seq.double(), target, criterion)
+        layers = gradient_flow(net.double().train(), x_seq.double(), target, build_loss(**s.given_to("loss")))
     except (ValueError, ArithmeticError) as error:
-        raise UsageError(f"-model {settings['model']} -neuron {settings['neuron']}: {error}") from None
+        raise UsageError(f"-model {s.model} -neuron {s.neuron}: {error}") from None
     return {
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        **{name: settings[name] for name in OF_A_FLOW},
+        **{name: getattr(s, name) for name in ("dataset", "model", "neuron", *TOLD_BY[2:])},
         "batch": x_seq.shape[1],
         "layers": [asdict(layer) for layer in layers],
     }
@@ -94,28 +80,30 @@ def table(flows: Sequence[dict[str, Any]]) -> str:
     lags = min(SHOWN, max(flow["T"] for flow in flows))
     header = ["network, layer", *(f"lag {lag}" for lag in range(lags)), f"lag ≥ {lags}", "zero", "cut"]
     rows = []
-    for flow in flows:
+    for label, flow in zip(labels_of(flows), flows, strict=True):
         for layer in flow["layers"]:
             share = layer["share"] + [0.0] * (lags - len(layer["share"]))
             cells = [*share[:lags], sum(share[lags:])]
             ends = ["–" if layer[name] is None else f"{100 * layer[name]:.2f}" for name in ("zero", "cut")]
-            rows.append([f"{label_of(flow)}: {layer['name']}", *(f"{100 * cell:.3f}" for cell in cells), *ends])
+            rows.append([f"{in_markdown(label)}: {layer['name']}", *(f"{100 * cell:.3f}" for cell in cells), *ends])
     return markdown_table(header, rows)
 
 
 def quantities(flows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over the layers, in %, by neuron: the share that comes from later steps, and what is cut off from them."""
+    """Means over the layers, in %, by network: the share that comes from later steps, and what is cut off from them."""
     found = {}
-    for flow in flows:
+    for name, flow in zip(names_of(flows, TOLD_BY), flows, strict=True):
         layers = flow["layers"]
-        found[f"{flow['neuron']}, share of lag 1 and more (%)"] = 100 * mean(sum(e["share"][1:]) for e in layers)
+        found[f"{name}, share of lag 1 and more (%)"] = 100 * mean(sum(e["share"][1:]) for e in layers)
         if flow["T"] > 1:
-            found[f"{flow['neuron']}, cut (%)"] = 100 * mean(each["cut"] for each in layers)
+            found[f"{name}, cut (%)"] = 100 * mean(each["cut"] for each in layers)
     return found
 
 
-def label_of(flow: dict[str, Any]) -> str:
-    return f"{flow['neuron']}, {'fresh' if flow['checkpoint'] is None else 'trained'}"
+def labels_of(flows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the table and the figure call each network."""
+    states = ["fresh" if flow["checkpoint"] is None else "trained" for flow in flows]
+    return [", ".join(each) for each in zip(names_of(flows, TOLD_BY), states, strict=True)]
 
 
 def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -126,13 +114,15 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         rows = -(-(deepest + 1) // columns)
         figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.3))
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for place, flow in enumerate(flows):
-            style = style_of(Line(flow["neuron"]), place)
+        neurons = [flow["neuron"] for flow in flows]
+        for place, (label, flow) in enumerate(zip(labels_of(flows), flows, strict=True)):
+            look = flow["neuron"] if neurons.count(flow["neuron"]) == 1 else "by its place"
+            style = style_of(Line(label, look=look), place)
             if flow["checkpoint"] is None:
                 style |= {"markerfacecolor": "white", "alpha": 0.7}
             for number_, layer in enumerate(flow["layers"]):
-                shown = [share if share > 0 else float("nan") for share in layer["share"]]
-                panels[number_].semilogy(range(flow["T"]), shown, **style, label=label_of(flow))
+                drawn = [share if share > 0 else float("nan") for share in layer["share"]]
+                panels[number_].semilogy(range(flow["T"]), drawn, **style, label=shown(label))
                 panels[number_].set_title(f"layer {number_ + 1}")
                 if layer["m1"] is not None:
                     parts = [m1 / sum(layer["l1"]) or float("nan") for m1 in layer["m1"]]
@@ -183,17 +173,19 @@ def settings_of(checkpoint: Path) -> dict[str, Any]:
         UsageError: if they do not say enough, or its layers differ.
     """
     parser = inference_parser()
-    config = config_beside(checkpoint)
-    run = settle(parser, parser.parse_args(["-resume", str(checkpoint)]), read_checkpoint(checkpoint), config)
+    args = parser.parse_args(["-resume", str(checkpoint)])
+    run = settle(parser, args, read_checkpoint(checkpoint), config_beside(checkpoint))
     for name in ("tau", "v_reset"):
         if isinstance(getattr(run, name), dict):
             raise UsageError(f"{checkpoint}: its layers differ in {name}, and this splits the gradient of one value")
     settled = {name: value for name, value in vars(run).items() if name in DEFAULTS}
-    return {**DEFAULTS, **(config or {}), **settled, "seed": run.trained_seed}
+    return {**DEFAULTS, **run.recorded, **settled, "seed": run.trained_seed}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_options(argv)
+    check_once("-resume", args.resume)
+    check_once("-neuron", args.neuron)
     wanted: list[tuple[dict[str, Any], Path | None]] = []
     if args.resume:
         wanted += [({**settings_of(path), "data_dir": args.data_dir}, path) for path in args.resume]

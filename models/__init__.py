@@ -26,6 +26,7 @@ __all__ = [
     "BATCH_NORMS",
     "MODELS",
     "STATISTICS",
+    "WITHOUT_DROPOUT",
     "SpikingNetwork",
     "build_like",
     "build_model",
@@ -60,6 +61,7 @@ MODELS: dict[str, Callable[..., SpikingNetwork]] = {
     "spike_driven_transformer_2_512": spike_driven_transformer_2_512,
     "mlp3": mlp3,
 }
+WITHOUT_DROPOUT = ("spike_driven_transformer", "spike_driven_transformer_2_512")  # they do not read drop_rate
 PUBLISHED_NORMS = {"spike_driven_transformer": "merged", "spike_driven_transformer_2_512": "merged"}
 
 

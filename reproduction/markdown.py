@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
 from deploy import table8
-from utils.output import markdown_table
+from utils.output import in_markdown, markdown_table
 
 from .checked_yaml import Printed
 from .evaluation import OF_EACH_STEP
@@ -108,11 +108,12 @@ ENDING = ("seeds", "hours", "device", "status")
 def ending(run: Run, outcome: Outcome) -> list[str]:
     """The last columns: which seeds, what it took, and what is missing."""
     hours = NONE if outcome.hours is None else f"{outcome.hours:.3g}"
+    notes = missing(outcome) if run.command is None else map(in_markdown, missing(outcome))  # the recipe's own words
     return [
         ", ".join(map(str, outcome.seeds)) or NONE,
         hours,
-        outcome.device or NONE,
-        "; ".join(missing(outcome)) or "done",
+        in_markdown(outcome.device or NONE),
+        "; ".join(notes) or "done",
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import Any, Protocol, TypeVar
@@ -136,11 +136,15 @@ def differences(
     return found
 
 
-def pairs_table(pairs: Sequence[Pair]) -> str:
-    """The pairs as a Markdown table, under a line that says what they are."""
+def pairs_table(pairs: Sequence[Pair], named: Callable[[str], str] = str) -> str:
+    """The pairs as a Markdown table, under a line that says what they are.
+
+    Args:
+        named: a label as Markdown; as it is, if the labels are Markdown already.
+    """
     columns = [name for name in COMPARED if any(name in pair.differences for pair in pairs)]
     rows = [
-        [f"{pair.label} − {pair.reference}", *[in_words(name, pair) for name in columns], str(len(pair.seeds))]
+        [named(f"{pair.label} − {pair.reference}"), *[in_words(name, pair) for name in columns], str(len(pair.seeds))]
         for pair in pairs
     ]
     header = ["", *[COMPARED[name] for name in columns], "seeds"]

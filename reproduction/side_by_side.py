@@ -16,7 +16,7 @@ from settings.record import CONFIG, read_config
 from settings.resume import MUST_STAY
 from settings.training import DEFAULTS, OPTIONS
 from utils.cli import UsageError
-from utils.output import markdown_table, write_json, written_aside
+from utils.output import in_markdown, markdown_table, write_json, written_aside
 
 from .markdown import NONE
 from .pairs import Member, grouped, pairs_of, pairs_table, setting_in_words
@@ -102,18 +102,18 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
         raise UsageError(f"{next(iter(begun.values()))} has no finished epoch to compare")
     differing = [name for name in COMPARED if len({run.settings[name] for run in runs}) > 1]
     groups = grouped(runs, differing)
-    twice = [run.name for _, group in groups for run in group
+    twice = [in_markdown(run.name) for _, group in groups for run in group
              if [each.settings["seed"] for each in group].count(run.settings["seed"]) > 1]  # fmt: skip
     pairs = pairs_of([Member(label, group[0].settings, {run.settings["seed"]: run.run.last_row for run in group
-                                                        if run.name not in twice})
+                                                        if in_markdown(run.name) not in twice})
                       for label, group in groups])  # fmt: skip
-    torn = [f"{run.name} ({run.run.left_out})" for run in runs if run.run.left_out]
+    torn = [f"{in_markdown(run.name)} ({run.run.left_out})" for run in runs if run.run.left_out]
     text = "\n".join([
         f"## {len(runs)} {'run' if len(runs) == 1 else 'runs'} side by side\n",
         table(runs, differing),
-        *([pairs_table(pairs)] if pairs else []),
+        *([pairs_table(pairs, in_markdown)] if pairs else []),
         *([f"Not paired, as others have the same settings and seed: {', '.join(twice)}.\n"] if twice else []),
-        *([f"Left out, as no epoch is finished: {', '.join(begun.values())}.\n"] if begun else []),
+        *([f"Left out, as no epoch is finished: {', '.join(map(in_markdown, begun.values()))}.\n"] if begun else []),
         *([f"Lines of metrics.jsonl torn or no epoch's, and left out: {', '.join(torn)}.\n"] if torn else []),
         NOTE,
         f"![Accuracy and loss by epoch]({NAME}.png)\n",
@@ -203,7 +203,7 @@ def table(runs: Sequence[Shown], differing: Sequence[str]) -> str:
     results = [run.results for run in runs]
     columns = [name for name in RESULTS if any(each[name] is not None for each in results)]
     rows = [
-        [run.name, *(setting_in_words(run.settings[name]) for name in differing),
+        [in_markdown(run.name), *(in_markdown(setting_in_words(run.settings[name])) for name in differing),
          f"{len(run.run.rows)} of {run.run.epochs}" + ", diverged" * bool(run.run.diverged),
          *(number(name, each[name]) for name in columns)]
         for run, each in zip(runs, results, strict=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from models import published_norm
+from data import OF_SOME, describe
+from models import WITHOUT_DROPOUT, published_norm
 from neurons import DECAYING, HARD_RESET, STEPPING, WEIGHTLESS, WHOLE_SEQUENCES, taking
 from neurons.ops import canonical
 from utils.cli import OneLineParser, exchange_of
@@ -140,9 +141,13 @@ def notes_of(s: Settings) -> Iterator[str]:
     """A line for each setting that does less than it seems to, for the heading of a run."""
     if s.lr_scheduler == "CosALR" and s.epochs < s.T_max:
         yield f"-epochs {s.epochs} ends before -T_max {s.T_max}: the learning rate does not reach its lowest"
+    if s.lr_scheduler == "CosALR" and s.epochs > s.T_max + s.cooldown_epochs + 1:
+        until = f"-T_max {s.T_max}" + f" and -cooldown_epochs {s.cooldown_epochs}" * bool(s.cooldown_epochs)
+        yield f"-epochs {s.epochs} goes on after {until}: the learning rate rises again"
     for name, why in idle(s):
-        if getattr(s, name) != DEFAULTS[name]:
-            yield f"-{name} {getattr(s, name)} changes nothing: {why}"
+        value = getattr(s, name)
+        if value != DEFAULTS[name]:
+            yield f"-{name}{'' if value is True else f' {value}'} changes nothing: {why}"
 
 
 def idle(s: Settings) -> Iterator[tuple[str, str]]:
@@ -158,3 +163,8 @@ def idle(s: Settings) -> Iterator[tuple[str, str]]:
     for name in ("tau", "surrogate", "alpha"):
         if not neurons & {*taking(name)}:
             yield name, f"{s.neuron} has no use for it"
+    if s.model in WITHOUT_DROPOUT:
+        yield "drop_rate", f"{s.model} has no dropout"
+    for name in OF_SOME:
+        if name not in describe(s.dataset).reads:
+            yield name, f"{s.dataset} has no use for it"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data import OF_SOME, describe
 from neurons import DECAYING, HARD_RESET, V_TH, WITH_LIF_TWIN, build_neuron, taking
 from utils.cli import OneLineParser, UsageError, number
 from utils.loss import LOSSES
@@ -197,6 +198,14 @@ def check_use(run: argparse.Namespace) -> None:
     for name in names_given_to("loss"):
         if name in run.asked and name not in ("loss", *LOSSES[run.loss][1]):
             raise UsageError(f"-{name}: -loss {run.loss} has no use for it; leave it out")
+    for name in OF_SOME:
+        if name in run.asked and name not in describe(run.dataset).reads:
+            raise UsageError(f"-{name}: {run.dataset} has no use for it; leave it out")
+    for name in () if run.calibrate or run.recalibrate_bn else DRAWN:
+        in_results = run.save_lif or (run.sweep and name == "seed")  # said there of weights that do not say it
+        told = in_results and name not in run.recorded
+        if name in run.asked and not told:
+            raise UsageError(f"-{name} is for the draws of -calibrate and -recalibrate_bn; leave it out")
 
 
 def has_given_tau(neuron: str) -> bool:

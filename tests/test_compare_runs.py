@@ -1,6 +1,8 @@
 """``reproduce.py compare`` over runs that are damaged, nearly alike, or named twice."""
 
+import html
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,28 @@ def test_a_setting_that_no_option_takes_is_named(odd):
     with pytest.raises(UsageError, match=f"^run/config.json is damaged: {next(iter(odd))} is .*; mend it, or take"):
         compare("run")
     assert not Path("logs").exists()
+
+
+ODD = ["a|b", "CLIF <old>", "__x__", "a&lt;b", "*x*", "`x`", "[x](y)", "a\\|b", "~~x~~", "_", "c_d"]
+
+
+def test_a_name_is_shown_as_it_is(capsys):
+    """Columns shifted behind a bar, and what looked like a mark or a tag was taken for one."""
+    for number, name in enumerate(ODD):
+        write_run(Path("runs") / name, [50.0 + number], neuron="CLIF", seed=number, pre_train=name)
+    write_run(Path("runs/lif"), [40.0], neuron="LIF", seed=0, pre_train=ODD[0])
+    write_run(Path("runs/_begun_"), [])
+    compare("runs", "--out", "out", "--html", "page.html")
+    page = Path("page.html").read_text()
+    rows = [re.findall("<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr>(.*?)</tr>", page, re.DOTALL)]
+    shown = {cells[0]: cells[1:] for cells in ([html.unescape(cell) for cell in row] for row in rows) if cells}
+    assert shown.keys() == {*ODD, "lif", f"CLIF, pre_train {ODD[0]} − LIF"}  # nor is any of them a tag
+    for number, name in enumerate(ODD):
+        assert shown[name][:5] == ["CLIF", name, str(number), "1 of 1", f"{50 + number:.2f}"]
+    assert shown[f"CLIF, pre_train {ODD[0]} − LIF"][0] == "+10.00"
+    assert "Left out, as no epoch is finished: runs/_begun_.</p>" in page
+    assert {run["name"] for run in json.loads(Path("out/compare.json").read_text())["runs"]} == {*ODD, "lif"}
+    assert "\n| c_d | " in capsys.readouterr().out  # an underscore within a word is no mark
 
 
 @pytest.mark.parametrize("column", ["epoch", "train_loss"])

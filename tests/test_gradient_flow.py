@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from data import build_dataset
+from data.loader import build_loader
 from deploy.conversion import lif_checkpoint, lif_twin
 from figures.gradient_by_lag import gradient_flow, split_layer
-from figures.gradient_flow import settings_of
+from figures.gradient_flow import flow_of, settings_of
 from models import build_model
 from neurons import build_neuron
+from tests.fixtures_images import write_cifar10
 from tests.helpers import run_training
 from utils.checkpoint import save_checkpoint
 from utils.loss import bptt_loss
@@ -196,3 +199,50 @@ def test_a_lif_checkpoint_has_its_own_reset_and_time_constant(tmp_path):
 def test_a_network_of_the_zoo_has_its_settings_in_it():
     found = settings_of(Path("zoo:digits_CLIF"))
     assert (found["neuron"], found["model"], found["v_reset"]) == ("CLIF", "snn5_noAP", None)
+
+
+def test_settings_that_inference_does_not_take_are_the_checkpoints_own(tmp_path):
+    known = {"dataset": "cifar10", "model": "mlp3", "neuron": "LIF", "T": 3, "cutupmix_auto": True, "surrogate": "atan"}
+    save_checkpoint({"net": build_model("mlp3", "LIF").state_dict(), "settings": known}, tmp_path / "a.pth")
+    found = settings_of(tmp_path / "a.pth")
+    assert {name: found[name] for name in known} == known
+
+
+@pytest.fixture
+def batch_of(monkeypatch):
+    """(settings) → the batch whose gradient is split, and what the loss is of it."""
+    seen = []
+
+    def split(net, x_seq, target, criterion):
+        seen[:] = [x_seq, target, criterion(net(x_seq), target)]
+        return []
+
+    monkeypatch.setattr("figures.gradient_flow.gradient_flow", split)
+
+    small = {"dataset": "digits", "model": "mlp3", "neuron": "LIF", "T": 2}
+    return lambda **settings: (flow_of({**small, **settings}, None, 8), seen)[1]
+
+
+def first_of(task, **how):
+    loader = build_loader(task.train, batch_size=8, T=2, device=torch.device("cpu"), seed=2022, shuffle=True, **how)
+    return next(loader.epoch(0))
+
+
+@pytest.mark.parametrize("shares", [{}, {"train_fraction": 0.5, "val_split": 0.3}], ids=["all", "a share"])
+def test_the_batch_is_of_what_was_trained_on(batch_of, shares):
+    task = build_dataset("digits", T=2)
+    task = task.keep_fraction(0.5, 2022).hold_out(0.3, 2022) if shares else task
+    x_seq, target, _ = batch_of(**shares)
+    assert torch.equal(x_seq, first_of(task)[0].double())
+    assert torch.equal(target, first_of(task)[1])
+
+
+def test_the_batch_is_augmented_and_mixed_as_in_training(tmp_path, batch_of):
+    write_cifar10(tmp_path, per_batch=2)
+    task = build_dataset("cifar10", tmp_path, T=2, cutupmix_auto=True)
+    expected = first_of(task, drop_last=True, mix=task.mix)
+    x_seq, target, loss = batch_of(dataset="cifar10", data_dir=tmp_path, cutupmix_auto=True)
+    assert torch.equal(x_seq, expected[0].double())
+    assert torch.equal(target, expected[1].double())
+    assert target.shape == (8, 10)
+    assert loss.isfinite()

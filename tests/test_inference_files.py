@@ -148,9 +148,8 @@ def test_an_evaluation_takes_no_other_ones_place(run, infer):
 def test_a_lif_checkpoint_says_what_was_drawn_to_train_it_and_may_be_written_again(run, infer):
     lif = run / "lif.pth"
     for seed in (3, 4):  # of this run's own slices
-        code, _, err = infer(
-            *("-resume", run / "checkpoint_max.pth", "-neuron", "LIF", "-seed", seed, "-save_lif", lif)
-        )
+        own = ("-seed", seed, "-recalibrate_bn", 40)
+        code, _, err = infer("-resume", run / "checkpoint_max.pth", "-neuron", "LIF", *own, "-save_lif", lif)
         assert code == 0, err
     trained = json.loads((run / "config.json").read_text())
     lif = lif.rename(run.parent / "lif.pth")  # away from config.json

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models import build_model
+from models import MODELS, WITHOUT_DROPOUT, build_model
 from models.layers import HALVES, BatchNorm2d, Conv2d, norm_and_fire, slow_halves
 from neurons import CLIF, LIF, SpikingNeuron
 from tests.golden import fill_, normal
@@ -147,3 +147,10 @@ def test_checkpointing_keeps_less_for_the_backward_pass():
         return sum(sizes)
 
     assert kept(True) < kept(False) / 2
+
+
+def test_networks_that_do_not_read_the_drop_rate_are_named():
+    with torch.device("meta"):
+        nets = {name: build_model(name, drop_rate=0.5, in_channels=1) for name in MODELS}
+    without = [name for name, net in nets.items() if not any("Dropout" in type(m).__name__ for m in net.modules())]
+    assert without == [*WITHOUT_DROPOUT]

@@ -1,4 +1,4 @@
-"""Figures 7 and 8: the traces are the neurons' own, and the same seed gives the same bytes."""
+"""Figures 7 and 8: the traces are the neurons' own, the same seed gives the same bytes; names of networks."""
 
 import json
 import runpy
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from figures import neuron_traces
+from figures import evaluation_gap, gradient_flow, neuron_traces
 from neurons import build_neuron
+from utils.cli import UsageError
 
 
 def test_traces_are_those_of_the_neuron():
@@ -80,4 +81,50 @@ def test_an_input_that_never_fires_is_refused(draw, tmp_path):
     assert code == 2
     assert err.count("\n") == 1
     assert "-weight 1e-09 and -rate 0.6 make no spike" in err
+    assert not (tmp_path / "out").exists()
+
+
+def flow(**settings):
+    layer = {"name": "act", "share": [0.75, 0.25], "zero": 0.0, "cut": settings["seed"] / 100, "m1": None}
+    own = {"dataset": "digits", "model": "mlp3", "T": 2, "tau": 2.0, "surrogate": "rectangle", "alpha": 1.0}
+    return {**own, "checkpoint": "a.pth", "layers": [layer], **settings}
+
+
+def test_networks_of_one_neuron_are_told_apart_by_what_differs(tmp_path):
+    """The last one's values stood for both."""
+    flows = [flow(neuron="LIF", seed=1), flow(neuron="LIF", seed=2), flow(neuron="CLIF", seed=1)]
+    found = gradient_flow.quantities(flows)
+    assert {name: value for name, value in found.items() if "cut" in name} == {
+        "LIF, seed 1, cut (%)": 1.0,
+        "LIF, seed 2, cut (%)": 2.0,
+        "CLIF, cut (%)": 1.0,
+    }
+    assert "| LIF, seed 2, trained: act | " in gradient_flow.table(flows)
+    gradient_flow.draw(flows, tmp_path / "flow")
+
+    layer = {"train": {"shift": [0.0, 0.0], "ratio": [1.0, 1.0]}, "test_shared": {"ratio": [1.0, 1.0]}}
+    known = {"v_reset": None, "b": 4, "layers": [layer]}
+    gaps = [
+        flow(neuron="LIF", seed=1, checkpoint=path, **known, accuracy={"train": {}, "test": {"shared": accuracy}})
+        for path, accuracy in (("a_.pth", 10.0), ("b.pth", 20.0))
+    ]
+    text = evaluation_gap.write(gaps, tmp_path, {})
+    quantities = json.loads((tmp_path / "evaluation_gap.json").read_text())["quantities"]
+    assert quantities == {"LIF, a_.pth, test, shared": 10.0, "LIF, b.pth, test, shared": 20.0}
+    assert r"| LIF, seed 1, a\_.pth: " in text
+    assert evaluation_gap.table(gaps[:1]).startswith("| batch norm normalises by | LIF, seed 1: ")
+
+
+@pytest.mark.parametrize(
+    ("of", "words", "says"),
+    [
+        (gradient_flow, ["-neuron", "LIF", "CLIF", "LIF"], "-neuron names LIF twice; leave one of them out"),
+        (gradient_flow, ["-resume", "a.pth", "a.pth"], "-resume names a.pth twice"),
+        (evaluation_gap, ["-resume", "a.pth", "a.pth"], "-resume names a.pth twice"),
+    ],
+)
+def test_a_network_that_is_named_twice_is_refused(tmp_path, monkeypatch, of, words, says):
+    monkeypatch.setattr(sys, "argv", ["figure", *words, "-out_dir", str(tmp_path / "out")])
+    with pytest.raises(UsageError, match=says):
+        of.main()
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from data import build_dataset
 from models import build_model
 from neurons import NEURONS, TAU, WITH_LIF_TWIN, build_neuron
 from reproduction.commands import identity
-from settings.command_line import notes_of, read_options, runs_of, training_parser
+from settings.command_line import read_options, runs_of, training_parser
 from settings.inference import HELP
 from settings.option import HELD, IDENTITY, ROLES
 from settings.page import page
@@ -200,44 +200,3 @@ def test_tau_has_one_default():
     sources = [path for room in rooms for path in room.rglob("*.py")] + list(ROOT.glob("*.py"))
     found = [(path.name, match.group()) for path in sources for match in again.finditer(path.read_text())]
     assert found == [("options.py", "TAU")]
-
-
-# -- what the heading of a run says of settings that do less than they seem to
-
-
-def notes(words):
-    (settings,) = runs_of(read_options(words.split()))
-    return list(notes_of(settings))
-
-
-@pytest.mark.parametrize(
-    ("words", "note"),
-    [
-        ("-opt Adam -momentum 0.8", "-momentum 0.8 changes nothing: -opt Adam has none of its own to set"),
-        ("-lr_scheduler StepLR -T_max 20", "-T_max 20 changes nothing: -lr_scheduler StepLR has no use for it"),
-        ("-lr_scheduler StepLR -warmup_epochs 5",
-         "-warmup_epochs 5 changes nothing: -lr_scheduler StepLR has no use for it"),
-        ("-step_size 30", "-step_size 30 changes nothing: -lr_scheduler CosALR has no use for it"),
-        ("-warmup_lr 0.001", "-warmup_lr 0.001 changes nothing: there are no -warmup_epochs"),
-        ("-neuron GLIF -tau 3", "-tau 3.0 changes nothing: GLIF has no use for it"),
-        ("-neuron relu -surrogate atan", "-surrogate atan changes nothing: relu has no use for it"),
-        ("-epochs 5", "-epochs 5 ends before -T_max 300: the learning rate does not reach its lowest"),
-    ],
-)  # fmt: skip
-def test_a_setting_that_changes_nothing_is_told(words, note):
-    assert notes(words) == [note]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "",
-        "-opt Adam -momentum 0.9",
-        "-momentum 0.8 -warmup_epochs 5 -warmup_lr 0.001",
-        "-lr_scheduler StepLR -step_size 30 -epochs 5",
-        "-neuron PLIF -tau 3 -surrogate atan -alpha 2",
-        "-neuron LIF -switch_neuron 3:CLIF -tau 3",
-    ],
-)
-def test_nothing_is_told_of_a_setting_that_has_its_effect(words):
-    assert notes(words) == []

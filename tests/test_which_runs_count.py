@@ -1,7 +1,10 @@
 """Which runs a report counts, over which of them it takes a mean, and which a picture of the evidence shows."""
 
 import json
+from dataclasses import replace
 
+from reproduction.markdown import ending
+from reproduction.results import Outcome
 from tests.fixtures_reproduce import main, reported, write_run
 
 OF_STEPS = "statistics of each step: seed 2 alone"
@@ -55,3 +58,10 @@ def test_a_report_of_seeds_that_were_not_run_says_so_of_these_alone(table, evide
     said = capsys.readouterr().out
     assert "Nothing of these seeds has been run here: the paper's side alone." in said
     assert "`python reproduce.py run small --seeds 7 8`" in said
+
+
+def test_a_path_in_a_status_is_shown_as_it_is(table):
+    _, run = table
+    note, reason = "seed 1: logs|a/*x* is another run", "it takes `data` that nobody has"
+    assert ending(run, Outcome(notes=(note,)))[-1] == r"seed 1: logs\|a/\*x\* is another run"
+    assert ending(replace(run, command=None), Outcome(notes=(reason,)))[-1] == reason  # the recipe's Markdown

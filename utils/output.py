@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -45,7 +46,20 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def in_markdown(name: str) -> str:
+    """A name of the user's, so that Markdown and HTML show it as it is, in a cell of a table or in a sentence.
+
+    Backslashes stand where CommonMark and Python-Markdown both know them, else entities. An underscore between letters
+    or digits is no mark, and stays.
+    """
+    name = " ".join(name.split("\n")).replace("&", "&amp;").replace("<", "&lt;").replace("~", "&#126;")
+    return re.sub(r"[\\`*|\[\]]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", name)
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, first column left-aligned, the rest right-aligned."""
+    """A Markdown table, first column left-aligned, the rest right-aligned.
+
+    Cells are Markdown; a name that may hold marks by chance goes through :func:`in_markdown`.
+    """
     align = [":--", *["--:"] * (len(header) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *rows)) + "\n"
