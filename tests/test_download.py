@@ -16,7 +16,7 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-from data import DATASETS, OF_SOME, DataError, DataOptions, build_dataset, builder, describe
+from data import DATASETS, DataError, build_dataset, describe
 from data.cifar import read_cifar
 from data.download import fetch, unpack
 from data.home import find_home, holds
@@ -221,22 +221,6 @@ def test_one_level_too_deep_or_too_shallow(tmp_path, name):
     found = [build_dataset(name, data_dir, T=2, download=False) for data_dir in (right, deep, right.parent)]
     assert len({(task.convention, len(task.train), len(task.test)) for task in found}) == 1
     assert [path.name for path in right.iterdir()] == [deep.name]  # what is kept of them is kept in one place
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_data_set_reads_what_it_says(tmp_path, name):
-    """Notes and refusals of options that change nothing rest on it."""
-    read = set()
-
-    class Watched(DataOptions):
-        def __getattribute__(self, option):
-            read.add(option)
-            return super().__getattribute__(option)
-
-    if describe(name).write:
-        describe(name).write(tmp_path, 2)
-    builder(name)(Watched(tmp_path, T=2, download=False))
-    assert read & {*OF_SOME} == {*describe(name).reads}
 
 
 def test_the_right_place_comes_first_and_the_archive_is_looked_for_likewise(tmp_path):

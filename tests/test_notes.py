@@ -2,6 +2,7 @@
 
 import pytest
 
+from data import DATASETS, OF_SOME, DataOptions, builder, describe
 from settings.command_line import notes_of, read_options, runs_of
 
 
@@ -53,3 +54,19 @@ def test_a_setting_that_changes_nothing_is_told(words, note):
 )
 def test_nothing_is_told_of_a_setting_that_has_its_effect(words):
     assert notes(words) == []
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_set_reads_what_it_says(tmp_path, name):
+    """Notes and refusals of options that change nothing rest on it."""
+    read = set()
+
+    class Watched(DataOptions):
+        def __getattribute__(self, option):
+            read.add(option)
+            return super().__getattribute__(option)
+
+    if describe(name).write:
+        describe(name).write(tmp_path, 2)
+    builder(name)(Watched(tmp_path, T=2, download=False))
+    assert read & {*OF_SOME} == {*describe(name).reads}
