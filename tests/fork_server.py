@@ -99,6 +99,7 @@ if __name__ == "__main__":
     os.chdir(request["cwd"])
     for fd, path in ((1, request["out"]), (2, request["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), fd)
+    sys.dont_write_bytecode |= bool(request["limits"])  # Python would keep what a full disk has cut off
     for limit, soft in request["limits"]:
         resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
     sys.argv = request["argv"]
