@@ -38,7 +38,7 @@ from .recipe import Recipe, Run
 NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b")
 # … and numbers that more than a number depends on: with one another part of the code runs than without.
 SWITCHING_NUMBERS = ("train_fraction", "drop_rate", "bptt_k")
-LESS = {"figures.evaluation_gap": ("-samples", "10")}  # options that cut down what trains nothing
+LESS = {"figures.evaluation_gap": ("-samples", "20")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
 TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
