@@ -69,7 +69,7 @@ def flow_of(settings: dict[str, Any], checkpoint: Path | None, batch_size: int) 
         raise UsageError(f"-model {s.model} -neuron {s.neuron}: {error}") from None
     return {
         "checkpoint": None if checkpoint is None else str(checkpoint),
-        **{name: getattr(s, name) for name in ("dataset", "model", "neuron", *TOLD_BY[2:])},
+        **{name: getattr(s, name) for name in ("neuron", *TOLD_BY)},
         "batch": x_seq.shape[1],
         "layers": [asdict(layer) for layer in layers],
     }
