@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +26,8 @@ GRADIENT = 1e-5  # largest error, over the largest gradient
 TIE_NORM, GRADIENT_SUMS = 1e-5, 1e-4
 NEURONS = (("LIF", None), ("LIF", 0.0), ("PLIF", None), ("CLIF", None), ("KLIF", None), ("GLIF", None), ("ILIF", None))
 OTHER_TAU, OTHER_ALPHA = 1.7, 0.8  # no defaults, and no powers of two
+COMPILERS = 8  # processes that compare on CUDA: Triton compiles a kernel at a time in each, minutes in one
+Row = dict[str, Any]
 
 
 def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
@@ -34,17 +40,25 @@ def check_parity(device: torch.device, quick: bool) -> dict[str, Any]:
         ``ok``, the back end, and the rows behind it.
     """
     shape = (2, 4, 5, 5) if quick else (8, 16, 15, 15)
-    rows = [
-        neuron_row(name, v_reset, surrogate, (T, *shape), torch.float32, device)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    wide = (6, 4, 8, 8, 8) if quick else (6, 32, 16, 32, 32)
+    comparisons = [
+        partial(neuron_row, name, v_reset, surrogate, (T, *shape), torch.float32, device)
+        for T in (33, 6)  # what compiles longest comes first
         for name, v_reset in NEURONS
         for surrogate in SURROGATES
-        for T in (6, 33)
     ]
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    rows += [neuron_row(name, None, "rectangle", (6, *shape), half, device) for name in ("LIF", "CLIF")]
-    wide = (6, 4, 8, 8, 8) if quick else (6, 32, 16, 32, 32)
-    rows += [norm_row(name, v_reset, wide, device) for name, v_reset in NEURONS]
+    comparisons += [partial(neuron_row, name, None, "rectangle", (6, *shape), half, device) for name in ("LIF", "CLIF")]
+    comparisons += [partial(norm_row, name, v_reset, wide, device) for name, v_reset in NEURONS]
+    rows = in_processes(comparisons) if device.type == "cuda" else [compared() for compared in comparisons]
     return {"ok": all(row["ok"] for row in rows), "backend": rows[0]["backend"], "rows": rows}
+
+
+def in_processes(comparisons: Sequence[Callable[[], Row]]) -> list[Row]:
+    """Make comparisons in processes of their own, several at once; the rows are in their order."""
+    processes = min(COMPILERS, os.cpu_count() or 1)
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return [future.result() for future in [pool.submit(compared) for compared in comparisons]]
 
 
 def neuron_row(
@@ -56,7 +70,7 @@ def neuron_row(
     device: torch.device,
     backend: str = "auto",
     tie: float = TIE,
-) -> dict[str, Any]:
+) -> Row:
     """One neuron over x [T, …]; in half precision against float32 on the same rounded input.
 
     Args:
@@ -86,7 +100,7 @@ def neuron_row(
 
 def norm_row(
     name: str, v_reset: float | None, shape: tuple[int, ...], device: torch.device, backend: str = "auto"
-) -> dict[str, Any]:
+) -> Row:
     """Batch norm per step and the neuron behind it as one node, against the one after the other.
 
     Running statistics are compared as gradients of weights are.
@@ -168,7 +182,7 @@ def compare(
     expected: tuple[Tensor, Tensor, list[Tensor]],
     ties: Tensor,
     tolerance: float,
-) -> dict[str, Any]:
+) -> Row:
     """How far spikes [T, …] and gradients are apart; ``ties`` […] are left out of the spikes."""
     differ = int(((found[0].float() != expected[0].float()) & ~ties).sum())
     gradient_error = relative_error(found[1], expected[1])

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 
 import matplotlib.image
 import pytest
@@ -15,7 +16,7 @@ from benchmarks import rooms
 from benchmarks.__main__ import main
 from benchmarks.cases import GROUPS, Scale
 from benchmarks.layers import growth_name
-from benchmarks.parity import compare, near_ties
+from benchmarks.parity import compare, in_processes, near_ties
 from benchmarks.tables import busy_markdown, busy_share, case_markdown, parity_markdown
 from neurons import build_neuron
 from tests.helpers import ENVIRONMENT, ROOT
@@ -180,6 +181,10 @@ def test_parity_sees_a_wrong_spike_gradient_or_weight():
     row = {"neuron": "CLIF", "surrogate": "rectangle", "shape": [6, 5], "dtype": "float32", "ok": False}
     failed = parity_markdown({"ok": False, "backend": "triton", "rows": [row]})
     assert failed.startswith("**PARITY FAILED**: back end `triton` differs from the reference for CLIF rectangle")
+
+
+def test_comparisons_by_several_processes_are_in_their_order():
+    assert in_processes([partial(pow, 2, exponent) for exponent in (3, 1, 2)]) == [8, 2, 4]
 
 
 def test_a_busy_machine_is_named():
