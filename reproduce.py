@@ -4,6 +4,7 @@
     python reproduce.py list
     python reproduce.py show table1
     python reproduce.py run table1 --only cifar10-clif-T6 --seeds 2022 2023
+    python reproduce.py run table1 -- -cuda_graph
     python reproduce.py report all
     python reproduce.py keep table1
     python reproduce.py compare logs/CLIF logs/LIF
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from reproduction.checked_yaml import RecipeError
+from reproduction.commands import CommandError, read_machine_options
 from reproduction.comparison import write_report
 from reproduction.evidence import RUNS_DIR
 from reproduction.html_page import check_page, write_page
@@ -29,10 +31,12 @@ from reproduction.keep import keep
 from reproduction.markdown import show
 from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
 from reproduction.results import Results
-from reproduction.runner import StoppedError, command_line, plan, run_jobs, shown
+from reproduction.runner import Job, StoppedError, command_line, plan, run_jobs, shown
 from reproduction.side_by_side import compare
 from reproduction.smoke import smoke
 from utils.cli import OneLineParser, UsageError, did_you_mean, number
+from utils.cuda_graph import check_can_record
+from utils.device import choose_device
 from utils.exit import one_line_errors
 from utils.run_dir import naming_disk
 
@@ -44,7 +48,8 @@ T = TypeVar("T", Recipe, Run)
 COMMANDS = {
     "list": "every recipe: what it is of, how many runs, how many are finished",
     "show": "a recipe's commands and the paper's values",
-    "run": "run what a recipe still lacks; what was stopped is resumed",
+    "run": "run what a recipe still lacks; what was stopped is resumed. Options after -- go to every training: "
+    "those that a machine decides, such as -cuda_graph, -device or -j",
     "report": "the paper's values and ours side by side",
     "keep": "write finished runs into the evidence, a line for each, to be committed",
     "compare": "any run folders side by side: a table, their curves, differences paired by seed",
@@ -56,6 +61,9 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     """The command line: a command, then its options."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else ""
+    added = []
+    if name == "run" and "--" in words:  # what follows is for the training script
+        words, added = words[: words.index("--")], words[words.index("--") + 1 :]
     parser = OneLineParser(COMMANDS.get(name, "The paper's tables and figures, one command each."))
     parser.prog = "reproduce.py"
     if name not in COMMANDS:
@@ -87,7 +95,7 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
         where = "RUNS_DIR/report" if name == "report" else str(COMPARISON)
         add("--out", type=Path, help=f"folder for tables, JSON and figures; None is {where}")
         add("--html", type=Path, metavar="FILE", help="besides, all of it as one page that needs no network")
-    args = Namespace(command=name, **vars(parser.parse_args(words[1:])))
+    args = Namespace(command=name, added=added, **vars(parser.parse_args(words[1:])))
     if vars(args).get("seeds"):
         args.seeds = list(dict.fromkeys(args.seeds))  # one that is named twice is one run
     return args
@@ -151,18 +159,40 @@ def run(recipe: Recipe, args: Namespace, results: Results) -> int:
         if each.command is None:
             print(f"{each.full_id}: not covered: {each.not_covered}")
     jobs = plan(chosen, args.seeds or recipe.seeds, results)
+    check_added(args.added, jobs)
     if args.dry_run:
         for job in jobs:
             done = "  # finished" if results.is_finished(job.run, job.seed) else ""
-            print(shown(command_line(job, results, args.data_dir)) + done)
+            print(shown(command_line(job, results, args.data_dir, args.added)) + done)
         return 0
     with naming_disk(args.runs_dir):
         args.runs_dir.mkdir(parents=True, exist_ok=True)
-    failures = run_jobs(jobs, results, args.data_dir)
+    failures = run_jobs(jobs, results, args.data_dir, args.added)
     print(f"{recipe.name}: {len(jobs) - len(failures)} of {len(jobs)} runs finished")
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def check_added(added: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Refuse options after ``--`` that training runs cannot take, before the first of them starts.
+
+    Raises:
+        UsageError: naming the option, or the run that does not go with it.
+    """
+    try:
+        machine = read_machine_options(added)
+    except CommandError as error:
+        raise UsageError(str(error)) from None
+    device = choose_device(machine["device"])
+    for job in jobs:
+        command = job.run.command
+        if machine["cuda_graph"] and command is not None and command.trains:
+            checkpoint = machine["checkpoint"] or command.settings["checkpoint"]
+            try:
+                check_can_record(device, 1, checkpoint, command.settings["switch_neuron"])
+            except UsageError as error:
+                raise UsageError(f"{job.run.full_id}: {error}") from None
 
 
 def line_of(recipe: Recipe, results: Results) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from settings.command_line import read_options
 from settings.inference import inference_parser
+from settings.option import MAY_CHANGE
 from settings.record import plain
 from settings.resume import MUST_STAY
 from settings.training import OPTIONS
@@ -32,6 +33,8 @@ RUNNERS = {
     INFER: {"data_dir", "out_dir", "no_download", "device", "j"},
 }
 OUT_DIR = {"out_dir", "data_dir"}  # the same of a module of figures/
+# options of a training run that a machine's user may add to a recipe's: the run stays that run
+A_MACHINES = {name for name, known in OPTIONS.items() if known.role == MAY_CHANGE} - {"data_dir", "epochs"}
 # settings of a training run that do not tell it from another
 MAY_DIFFER = OPTIONS.keys() - MUST_STAY - {"epochs"} | {"seed"}
 
@@ -148,6 +151,20 @@ def read_command(text: str) -> Command:
     if program == INFER and not str(settings["resume"]).startswith("{of}"):
         raise CommandError("is to read the training run of this recipe: -resume {of}/checkpoint_max.pth")
     return Command(text, program, tuple(options), settings, given)
+
+
+def read_machine_options(options: Sequence[str]) -> dict[str, Any]:
+    """Options that are added to every training command, such as ``-cuda_graph -j 4``; → what they come to.
+
+    Raises:
+        CommandError: if the training script refuses one, or it is not a machine's to say.
+    """
+    for option in options:
+        name = option.split("=")[0].lstrip("-")
+        if option.startswith("-") and name not in A_MACHINES:
+            known = ", ".join(f"-{each}" for each in OPTIONS if each in A_MACHINES)
+            raise CommandError(f"{option} is not to be added to a recipe's commands (what may be: {known})")
+    return parsed(TRAIN, options)
 
 
 @cache

@@ -67,8 +67,12 @@ def plan(runs: Sequence[Run], seeds: Sequence[int], results: Results) -> list[Jo
     return list(jobs.values())
 
 
-def command_line(job: Job, results: Results, data_dir: Path) -> list[str]:
-    """The whole command, from the script on, with the options that are this machine's to say."""
+def command_line(job: Job, results: Results, data_dir: Path, added: Sequence[str] = ()) -> list[str]:
+    """The whole command, from the script on, with the options that are this machine's to say.
+
+    Args:
+        added: options for training commands besides.
+    """
     run, command = job.run, job.run.command
     assert command is not None
     words = command.words()
@@ -78,6 +82,7 @@ def command_line(job: Job, results: Results, data_dir: Path) -> list[str]:
         words += ["-data_dir", str(data_dir)]
     folder = folder_of(run, job.seed, results)
     if command.trains:
+        words += added
         return [*words, "-seed", str(job.seed), "-out_dir", str(folder.parent), "-name", folder.name, "-resume", "auto"]
     return [*words, "-out_dir", str(folder)]
 
@@ -89,8 +94,11 @@ def folder_of(run: Run, seed: int, results: Results) -> Path:
     return trained.where if trained and not trained.other else new
 
 
-def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]:
+def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path, added: Sequence[str] = ()) -> list[str]:
     """Run every job that is not finished; a failure is noted and the next begins.
+
+    Args:
+        added: options for training commands besides the recipe's.
 
     Returns:
         A line for each failure.
@@ -112,7 +120,7 @@ def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path) -> list[str]
         elif diverged := results.diverged(job.run, job.seed):
             reason = f"it diverged before ({diverged.diverged}); move {diverged.where} away to run it again"
         else:
-            words = command_line(job, results, data_dir)
+            words = command_line(job, results, data_dir, added)
             print(f"{heading}, {clock(time.monotonic() - began)} since the start\n{shown(words)}", flush=True)
             reason = run_job(job, words, results)
         if reason:

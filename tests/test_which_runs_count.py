@@ -1,11 +1,18 @@
-"""Which runs a report counts, over which of them it takes a mean, and which a picture of the evidence shows."""
+"""Which runs a report counts, over which of them it takes a mean, which a picture of the evidence shows; and which
+options a machine may add to a run that stays the run it is.
+"""
 
 import json
 from dataclasses import replace
 
+import pytest
+import torch
+
+import reproduce
+from reproduction import runner
 from reproduction.markdown import ending
 from reproduction.results import Outcome
-from tests.fixtures_reproduce import main, reported, write_run
+from tests.fixtures_reproduce import main, reported, results_in, write_run
 
 OF_STEPS = "statistics of each step: seed 2 alone"
 
@@ -65,3 +72,45 @@ def test_a_path_in_a_status_is_shown_as_it_is(table):
     note, reason = "seed 1: logs|a/*x* is another run", "it takes `data` that nobody has"
     assert ending(run, Outcome(notes=(note,)))[-1] == r"seed 1: logs\|a/\*x\* is another run"
     assert ending(replace(run, command=None), Outcome(notes=(reason,)))[-1] == reason  # the recipe's Markdown
+
+
+def run_with(*added, only="lif-profile"):
+    """``reproduce.py run`` with options for the training script."""
+    return reproduce.main(["run", "small", "--only", only, "--recipes", "recipes", "--", *added])
+
+
+def test_options_after_two_dashes_go_to_trainings_alone(small, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(runner, "call", lambda words: called.append(words) or (0, ""))
+    run_with("-j", "0", "-tf32")
+    (training,) = called  # it left no folder, so that nothing could be evaluated
+    assert training[training.index("-j") :][:5] == ["-j", "0", "-tf32", "-seed", "1"]
+    results, runs = results_in(small)
+    write_run(results, runs["small/lif"], 1, accuracies=(10.0,), tf32=True)  # and is known by its settings as it was
+    run_with("-j", "0", "-tf32")
+    evaluation = called[1]
+    assert {"-j", "-tf32"}.isdisjoint(evaluation)
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        (["-lr", "0.2"], "-lr is not to be added to a recipe's commands"),
+        (["-seed", "4"], "-seed is not to be added"),
+        (["-epochs=9"], "-epochs=9 is not to be added"),
+        (["-j", "many"], "is refused by train_BPTT.py: argument -j: 'many' is not a whole number"),
+        (["-device", "cuda:99"], "-device cuda:99: this machine has"),
+        (["-cuda_graph", "-device", "cpu"], "small/lif: -cuda_graph: it wants a CUDA device"),
+    ],
+)
+def test_options_that_would_make_another_run_are_refused_before_the_first(small, capsys, added, words):
+    with pytest.raises(reproduce.UsageError) as caught:
+        run_with(*added)
+    assert words in str(caught.value)
+    assert not (small / "logs").exists()
+
+
+def test_a_graph_is_refused_for_the_run_that_cannot_be_recorded(small, monkeypatch):
+    monkeypatch.setattr(reproduce, "choose_device", lambda name: torch.device("cuda"))
+    with pytest.raises(reproduce.UsageError, match=r"small/lif: -cuda_graph: -checkpoint reads"):
+        run_with("-cuda_graph", "-checkpoint")
