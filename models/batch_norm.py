@@ -58,6 +58,10 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         if x.dim() != (5 if self.step_mode == "m" else 4):  # torch would take another dimension for the channels
             takes = "[T, N, C, H, W]" if self.step_mode == "m" else "[N, C, H, W]"
             raise ValueError(f"batch norm in step mode {self.step_mode} takes {takes}, not {list(x.shape)}")
+        if self.training and self.merged and self.step_mode == "s":
+            raise ValueError(
+                "batch norm merged over T takes its statistics over all steps at once: train it in step mode m"
+            )
         if not self.training:
             y = self._by_running_statistics(x)
         elif self.sum_over_ranks is not None:

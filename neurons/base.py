@@ -51,7 +51,7 @@ class SpikingNeuron(Memory):
             convention). The networks of this project start every sequence from zero and turn it off.
         bptt_k: gradients through time are cut after so many steps, as in the paper's Table 3: a spike's gradient
             reaches the k steps that end with its own; 1 is the spatial gradient alone, None full BPTT. It works on
-            sequences, with a named surrogate, by the derived derivative of the step.
+            sequences, with a named surrogate, and lets none through from one call to the next.
         decay_input: charge with c/τ instead of c (SpikingJelly's default). detach_reset: no gradient through the reset.
         T: time steps, for a neuron that learns something for each.
         channels: C, for one learned value per channel instead of one per layer.
@@ -203,7 +203,7 @@ class SpikingNeuron(Memory):
     def _fire(self, x_seq: Tensor, states: tuple[Tensor, ...], last: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Input current [T, N, *] → spikes [T, N, *], and the last states [N, *] if ``last`` asks for them."""
         dynamics, x_seq = self.dynamics(), as_current(x_seq)
-        if self.bptt_k is not None and self.bptt_k < x_seq.shape[0]:
+        if self.bptt_k is not None and (last or self.bptt_k < x_seq.shape[0]):  # states would carry a gradient on
             return fire_windowed(x_seq, self.table(dynamics), states, dynamics, self.bptt_k)
         if (backend := self.backend_for(x_seq)) == "reference":
             return unrolled(x_seq, self.learned_values(), states, dynamics)

@@ -43,6 +43,7 @@ class PSN(neuron.PSN):
         check_count("T", T)
         spike = spike_function(surrogate, alpha) if isinstance(surrogate, str) else surrogate
         super().__init__(T, surrogate_function=spike)
+        self.step_mode = "m"  # SpikingJelly's has none, so that set_step_mode would pass it by
 
     @classmethod
     def takes(cls, option: str) -> bool:

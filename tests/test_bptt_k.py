@@ -163,6 +163,17 @@ def test_states_go_on_and_their_gradient_does_not(name, v_reset):
     assert second.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "ILIF"])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 6])
+def test_no_gradient_passes_from_one_call_to_the_next_however_short_they_are(name, chunk):
+    neuron, (x, _) = build(name, None, "atan", bptt_k=3), drive(6)
+    x = x.requires_grad_()
+    spikes = torch.cat([neuron(part) for part in x.split(chunk)])
+    (g_x,) = torch.autograd.grad(spikes[-1].sum(), x)
+    reached = (g_x != 0).flatten(1).any(1).tolist()
+    assert reached == [t >= 6 - min(chunk, 3) for t in range(6)]
+
+
 def test_half_precision_and_memory_formats():
     x, grad = drive(6, (2, 4, 3, 3))
     x, grad = x.bfloat16(), grad.bfloat16()

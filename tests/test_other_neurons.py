@@ -203,6 +203,8 @@ def test_options_that_do_not_go_together(options, words, tmp_path):
 def test_sequences_of_another_length_are_refused(name):
     with pytest.raises(ValueError, match="was built for T = 5, and the sequence has 7 steps"):
         build_neuron(name, T=5)(torch.zeros(7, 2, 3))
+    with pytest.raises(ValueError, match="step_mode can only be"):  # PSN took a batch of 5 for its steps
+        functional.set_step_mode(build_neuron(name, T=5), "s")
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])

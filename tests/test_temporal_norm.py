@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from spikingjelly.activation_based import layer
+from spikingjelly.activation_based import functional, layer
 from torch import nn
 
 from deploy.nir_nodes import NotInNIRError, affine_of
@@ -112,3 +112,16 @@ def test_a_network_that_nir_lacks_is_refused_before_it_is_evaluated(how, infer, 
     refused(
         infer, tmp_path / "a.pth", words, "layer features.0.fwd.1: tebn scales each time step", "NIR has no such layer"
     )
+
+
+@pytest.mark.parametrize("bn", ["merged", "tdbn", "tebn"])
+def test_statistics_over_all_steps_are_not_taken_of_one(bn):
+    net = build_model("mlp3", num_classes=3, in_channels=1, input_size=8, T=T, bn=bn)
+    x_seq = torch.rand(T, 2, 1, 8, 8)
+    net(x_seq)
+    functional.set_step_mode(net, "s")
+    with pytest.raises(ValueError, match="takes its statistics over all steps at once"):
+        net(x_seq)
+    by_steps = net.eval()(x_seq)
+    functional.set_step_mode(net, "m")
+    torch.testing.assert_close(by_steps, net(x_seq))
