@@ -119,13 +119,17 @@ def line_of_evaluation(run: Run, seed: int, found: Evaluation, of: Sequence[Run]
 
 
 def as_if_at_home(value: Any, runs_dir: Path) -> Any:
-    """A line whose runs seem to stand in :data:`RUNS_DIR`: where they stood says nothing to others."""
+    """A line whose runs seem to stand in :data:`RUNS_DIR`, their data in ``data_dir``: where they were says nothing."""
     if isinstance(value, Mapping):
-        return {name: as_if_at_home(each, runs_dir) for name, each in value.items()}
+        return {
+            name: "data_dir" if name == "data_dir" and Path(str(each)).is_absolute() else as_if_at_home(each, runs_dir)
+            for name, each in value.items()
+        }
     if isinstance(value, list | tuple):
         return [as_if_at_home(each, runs_dir) for each in value]
     if not isinstance(value, str):
         return value
+    value = re.sub(r"(-data_dir[ =])/\S+", r"\1data_dir", value)
     return re.sub(rf"(?<![^\s=]){re.escape(str(runs_dir.absolute()))}(?=/|\s|$)", str(RUNS_DIR), value)
 
 

@@ -116,13 +116,14 @@ def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
 def test_the_evidence_says_nothing_of_where_runs_stood():
     line = {
         "out_dir": "/home/me/runs",
-        "command": "python x.py -resume /home/me/runs/a/b.pth -out=/home/me/runs",
-        "n": 1,
+        "command": "python x.py -resume /home/me/runs/a/b.pth -out=/home/me/runs -data_dir /home/me/data -b 3",
+        "settings": {"data_dir": "/home/me/data", "out_dir": "/home/me/runs"},
     }
-    line |= {"of": ["/home/me/runs2", "in/home/me/runs"], "runs": {"text": "runs, /home/me/runs"}}
+    line |= {"n": 1, "of": ["/home/me/runs2", "in/home/me/runs"], "runs": {"text": "runs, /home/me/runs"}}
     assert as_if_at_home(line, Path("/home/me/runs")) == {
         "out_dir": "logs/reproduce",
-        "command": "python x.py -resume logs/reproduce/a/b.pth -out=logs/reproduce",
+        "command": "python x.py -resume logs/reproduce/a/b.pth -out=logs/reproduce -data_dir data_dir -b 3",
+        "settings": {"data_dir": "data_dir", "out_dir": "logs/reproduce"},
         "n": 1,
         "of": ["/home/me/runs2", "in/home/me/runs"],
         "runs": {"text": "runs, logs/reproduce"},
