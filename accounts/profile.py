@@ -95,7 +95,7 @@ class NetworkProfile:
             neurons=sum(layer.neurons for layer in self.neurons),
             normalised=self.normalised,
             pooled=self.pooled,
-            static_input=self.synapses[0].is_static,
+            static=[layer.is_static for layer in self.synapses],
         )
 
     def memory_energy(self, neuron: str) -> EnergyBreakdown:

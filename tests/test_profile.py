@@ -11,6 +11,8 @@ from accounts.operations import LayerShape
 from accounts.profile import profile_network, thop_counts
 from accounts.synops import synaptic_operations, synops_markdown
 from models import build_model
+from models.layers import Conv2d
+from neurons import LIF
 
 
 class Small(nn.Module):
@@ -110,6 +112,17 @@ def test_synaptic_operations_are_counted_in_every_way(small):
     assert counted.real_nonzero == pytest.approx(3 * (4 * 64 * 18 / 2 + 5 * 48 * linear.density))
     assert conv1.density == 0.5
     assert f"{counted.spikes_met / 1e6:.3f}" in synops_markdown(counted)
+
+
+def test_every_layer_that_sees_the_still_image_is_counted_once():
+    """Two convolutions before the first neuron, 3 steps: 256 outputs each, of 27 and 36 inputs and a bias."""
+    convs = (Conv2d(3, 4, 3, padding=1, step_mode="m"), Conv2d(4, 4, 3, padding=1, step_mode="m"))
+    net = nn.Sequential(*convs, LIF(), layer.Flatten(step_mode="m"), layer.Linear(256, 5, step_mode="m"))
+    x_seq = torch.rand(2, 3, 8, 8).expand(3, 2, 3, 8, 8)
+    seen = profile_network(net, [(x_seq, 0)])
+    assert [each.is_static for each in seen.synapses] == [True, True, False]
+    assert seen.operations("LIF").macs == seen.operations("LIF", T=1).macs == 256 * 28 + 256 * 37
+    assert synaptic_operations(net, x_seq).real == 256 * 27 + 256 * 36
 
 
 def test_profile_refuses_what_it_cannot_count(small):
