@@ -21,8 +21,9 @@ from typing import Any
 from torch import nn
 
 from accounts.account import check_account, one_frame, write_account
+from accounts.by_thop import thop_counts
 from accounts.operations import KIND_OF
-from accounts.profile import profile_network, thop_counts
+from accounts.profile import profile_network
 from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
 from data import DataError, Task

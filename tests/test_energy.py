@@ -171,6 +171,8 @@ def test_bad_shapes_and_rates_are_named():
         LayerShape((4, 8, 8), (6, 4, 0), (3, 3))
     with pytest.raises(ValueError, match="2 layers need 2 input rates, not 1"):
         operations([CONV, LINEAR], [None], 1, "LIF", neurons=1, normalised=1)
+    with pytest.raises(ValueError, match="2 layers have 1 rates in behind the first, not 2"):
+        memory_energy([CONV, LINEAR], [0.1], 1, "LIF", [0.1, 0.1])
     with pytest.raises(ValueError, match="1 layers need to be static or not, each; 2 are"):
         operations([LINEAR], [None], 1, "LIF", neurons=1, normalised=1, static=[True, False])
     with pytest.raises(ValueError, match=r"not -0\.5"):

@@ -6,9 +6,10 @@ from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, MACCounter, SynOpCounter
 from torch import nn
 
+from accounts.by_thop import thop_counts
 from accounts.memory_energy import memory_energy
 from accounts.operations import LayerShape
-from accounts.profile import profile_network, thop_counts
+from accounts.profile import profile_network
 from accounts.synops import synaptic_operations, synops_markdown
 from models import build_model
 from models.layers import Conv2d
@@ -153,6 +154,43 @@ def test_table_7_counts_a_chain_or_nothing():
     assert seen.memory_energy("relu").counts.write_out == sum(chain)
     with pytest.raises(ValueError, match="do not take turns"):  # queries, keys and values, side by side
         profile_network(build_model("spike_driven_transformer", "CLIF"), [(x_seq, 0)]).memory_energy("CLIF")
+
+
+class Between(nn.Module):
+    """conv – LIF – conv – LIF – ``between`` – linear; with ``add``, the second neuron's spikes and the first's."""
+
+    def __init__(self, between, features, add=False):
+        super().__init__()
+        self.conv1, self.conv2 = Conv2d(3, 4, 3, padding=1, step_mode="m"), Conv2d(4, 4, 1, step_mode="m")
+        self.lif1, self.lif2, self.between, self.add = LIF(v_threshold=0.2), LIF(v_threshold=0.2), between, add
+        self.linear = layer.Linear(features, 5, step_mode="m")
+
+    def forward(self, x_seq):
+        functional.reset_net(self)
+        first = self.lif1(self.conv1(x_seq))
+        self.sum = self.lif2(self.conv2(first)) + (first if self.add else 0)
+        self.read = self.between(self.sum)
+        return self.linear(self.read.flatten(2))
+
+
+def test_table_7_counts_what_arrives_by_a_shortcut_or_through_a_pool():
+    torch.manual_seed(0)
+    x_seq = torch.rand(3, 2, 3, 8, 8)
+    average, widest = layer.AvgPool2d(2, step_mode="m"), layer.MaxPool2d(2, step_mode="m")
+    for between, features, add in ((nn.Identity(), 256, True), (widest, 64, False), (average, 64, True)):
+        net = Between(between, features, add)
+        seen = profile_network(net, [(x_seq, 0)])
+        arrives = net.sum if between is average else net.read
+        share = arrives.count_nonzero().item() / arrives.numel()
+        fired = list(seen.firing_rates().values())
+        assert share > fired[1] > 0
+        shapes = [each.shape for each in seen.synapses]
+        assert seen.memory_energy("LIF") == memory_energy(shapes, fired, 3, "LIF", [fired[0], share])
+    # what is averaged is spikes: the published rule
+    seen = profile_network(Between(nn.Sequential(average, layer.AdaptiveAvgPool2d(3, step_mode="m")), 36), [(x_seq, 0)])
+    rates = list(seen.firing_rates().values())
+    assert seen.synapses[-1].density > seen.synapses[-1].arriving == rates[1] > 0
+    assert seen.memory_energy("LIF") == memory_energy([each.shape for each in seen.synapses], rates, 3, "LIF")
 
 
 @pytest.mark.parametrize("kind", ["LIF", "CLIF"])
