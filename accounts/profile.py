@@ -13,7 +13,7 @@ SpikingJelly 2 has operation counters of its own. They do not count as the paper
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .memory_energy import EnergyBreakdown, memory_energy
 from .operations import LayerShape, Operations, operations
+from .outside import DenseWork
 from .tally import Tally
 
 SYNAPSES = (nn.Conv2d, nn.Linear)
@@ -127,6 +128,31 @@ def is_neuron(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU) or (isinstance(module, base.MemoryModule) and hasattr(module, "v"))
 
 
+class Hearing:
+    """A forward hook that tallies what passes each layer.
+
+    Args:
+        names: of the network's modules. is_neuron: which of them are neurons.
+    """
+
+    def __init__(self, names: Mapping[nn.Module, str], is_neuron: Callable[[nn.Module], bool]):
+        self.names, self.is_neuron = names, is_neuron
+        self.tallies: dict[nn.Module, Tally] = {}
+        self.averaged: dict[nn.Module, Tally] = {}  # of layers behind average pools: what these pools were given
+        self._pooled: Tensor | None = None  # what the first average pool behind the last neuron was given
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tally = self.tallies.setdefault(module, Tally())
+        tally.add(output if self.is_neuron(module) or isinstance(module, _BatchNorm) else inputs[0])
+        tally.input_shape, tally.output_shape = inputs[0].shape, output.shape
+        if isinstance(module, _BatchNorm) or SHORTCUT.search(self.names[module]):
+            return
+        before = self._pooled
+        if isinstance(module, SYNAPSES) and before is not None:
+            self.averaged.setdefault(module, Tally()).add(before)
+        self._pooled = (inputs[0] if before is None else before) if isinstance(module, AVERAGES) else None
+
+
 @torch.no_grad()
 def profile_network(
     net: nn.Module,
@@ -142,30 +168,18 @@ def profile_network(
 
     Raises:
         ValueError: if there are no batches, T changes between them, nothing in the network could be counted, a layer
-            did not run once per sample and time step, or a convolution is grouped, dilated or strided unevenly.
+            did not run once per sample and time step, a convolution is grouped, dilated or strided unevenly, or there
+            are multiply-accumulates in something else than such layers.
     """
     names = {module: name for name, module in net.named_modules()}
-    tallies: dict[nn.Module, Tally] = {}
-    averaged: dict[nn.Module, Tally] = {}  # of layers behind average pools: what these pools were given
-    pooled: Tensor | None = None  # what the first average pool behind the last neuron was given
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal pooled
-        tally = tallies.setdefault(module, Tally())
-        tally.add(output if is_neuron(module) or isinstance(module, _BatchNorm) else inputs[0])
-        tally.input_shape, tally.output_shape = inputs[0].shape, output.shape
-        if isinstance(module, _BatchNorm) or SHORTCUT.search(names[module]):
-            return
-        if isinstance(module, SYNAPSES) and pooled is not None:
-            averaged.setdefault(module, Tally()).add(pooled)
-        pooled = (inputs[0] if pooled is None else pooled) if isinstance(module, AVERAGES) else None
-
+    hearing, work = Hearing(names, is_neuron), DenseWork()
     samples, lengths, was_training = 0, set(), net.training
     with ExitStack() as stack:
         stack.callback(net.train, was_training)
         for module in net.modules():
             if isinstance(module, HEARD) or is_neuron(module):
-                stack.callback(module.register_forward_hook(hook).remove)
+                stack.callback(module.register_forward_hook(hearing).remove)
+        stack.enter_context(work.of(net))
         net.eval()
         for x_seq, _ in batches:
             net(x_seq)
@@ -175,19 +189,20 @@ def profile_network(
         raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
     (T,) = lengths
 
-    steps = samples * T
-    synapses = [
-        _synaptic_layer(names[m], m, t, averaged.get(m, t), steps)
+    steps, tallies = samples * T, hearing.tallies
+    synapses = {
+        m: _synaptic_layer(names[m], m, t, hearing.averaged.get(m, t), steps)
         for m, t in tallies.items()
         if isinstance(m, SYNAPSES)
-    ]
+    }
     neurons = [NeuronLayer(names[m], t.values // steps, t.density) for m, t in tallies.items() if is_neuron(m)]
     if not synapses or not neurons:
         raise ValueError(f"found {len(synapses)} convolutions and linear layers and {len(neurons)} neuron layers")
+    work.check(names, {m: steps * layer.shape.dense_operations for m, layer in synapses.items()}, samples)
     return NetworkProfile(
         T,
         samples,
-        tuple(synapses),
+        tuple(synapses.values()),
         tuple(neurons),
         normalised=sum(t.values for m, t in tallies.items() if isinstance(m, _BatchNorm)) // steps,
         pooled=tuple((t.values // steps, t.rate) for m, t in tallies.items() if isinstance(m, nn.AvgPool2d)),
