@@ -20,9 +20,10 @@ from typing import Any
 
 from torch import nn
 
-from accounts.account import check_account, write_account
+from accounts.account import check_account, one_frame, write_account
+from accounts.by_thop import thop_counts
 from accounts.operations import KIND_OF
-from accounts.profile import profile_network, thop_counts
+from accounts.profile import profile_network
 from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
 from data import DataError, Task
@@ -205,7 +206,9 @@ def account_for(subject: Subject, net: nn.Module, results: dict[str, Any], folde
     x_seq, labels = next(test.epoch(0))
     with naming_memory(run.b, run.T):
         profile = profile_network(net, progress(test.epoch(0), "profile", len(test)))
-        dense_profile = profile_network(dense, [(x_seq[:1], labels)])
+        # one event a pixel looks like a spike: whether that is all there is, all samples say
+        batches = test.epoch(0) if subject.task.is_sequence else [(x_seq, labels)]
+        dense_profile = profile_network(dense, ((one_frame(x), y) for x, y in batches))
         synops = synaptic_operations(net, x_seq)
     thop = thop_counts(dense, x_seq[:1, :1])
     print("\n" + write_account(folder, run.neuron, profile, dense_profile, thop, synops, results))

@@ -72,6 +72,11 @@ def as_json(energy: Mapping[str, EnergyBreakdown], operations: Mapping[str, Oper
     }
 
 
+def one_frame(x_seq: Tensor) -> Tensor:
+    """What a ReLU network, which has one step, is given of samples: the image, or all events: [T, …] → [1, …]."""
+    return x_seq[:1] if x_seq.stride(0) == 0 else x_seq.sum(0, keepdim=True)
+
+
 def check_account(net: nn.Module, dense: nn.Module, neuron: str, x_seq: Tensor) -> None:
     """Refuse a network that cannot be counted, before all of its data is run.
 
@@ -83,7 +88,7 @@ def check_account(net: nn.Module, dense: nn.Module, neuron: str, x_seq: Tensor) 
     """
     try:
         profile_network(net, [(x_seq, x_seq)]).memory_energy(KIND_OF[neuron])
-        profile_network(dense, [(x_seq[:1], x_seq)]).memory_energy("relu")
+        profile_network(dense, [(one_frame(x_seq), x_seq)]).memory_energy("relu")
     except ValueError as error:
         raise UsageError(f"-profile cannot count this network: {error}") from None
 

@@ -36,8 +36,8 @@ ACCESS_FORMULA = (
     "80·(M − 32768)/1015808 for M ≤ 1048576, 100 above"
 )
 SPIKES_FORMULA = (
-    "s_in = inputs·(firing rate in; 1 for the first layer), s_out = outputs·(firing rate out; 0 for the last layer), "
-    "in spikes per time step"
+    "s_in = inputs·(share of values not 0 that arrive, before an average pool; 1 for the first layer), "
+    "s_out = outputs·(firing rate out; 0 for the last layer), in spikes per time step"
 )
 
 COUNT_FORMULAS = {
@@ -148,7 +148,13 @@ class EnergyBreakdown:
         return asdict(self.counts) | self.energy
 
 
-def memory_energy(layers: Sequence[LayerShape], rates: Sequence[float] | None, T: int, neuron: str) -> EnergyBreakdown:
+def memory_energy(
+    layers: Sequence[LayerShape],
+    rates: Sequence[float] | None,
+    T: int,
+    neuron: str,
+    arriving: Sequence[float] | None = None,
+) -> EnergyBreakdown:
     """One row of Table 7.
 
     Args:
@@ -157,6 +163,7 @@ def memory_energy(layers: Sequence[LayerShape], rates: Sequence[float] | None, T
             None for ``"relu"``. The first layer's rate in is 1, the last one's rate out 0.
         T: time steps (a static ReLU network: 1).
         neuron: ``"relu"``, ``"LIF"`` (PLIF costs the same) or ``"CLIF"``.
+        arriving: rates in of all layers but the first, where they are not ``rates``: behind sums and max pools.
 
     Raises:
         ValueError: on an unknown neuron, T < 1, a rate outside 0–1, or a wrong number of rates.
@@ -168,9 +175,12 @@ def memory_energy(layers: Sequence[LayerShape], rates: Sequence[float] | None, T
         rates = [0.0] * (len(layers) - 1)  # a dense network: no count depends on them
     if len(rates) != len(layers) - 1:
         raise ValueError(f"{len(layers)} layers have {len(layers) - 1} neuron layers between them, not {len(rates)}")
-    check_rates(rates)
+    arriving = rates if arriving is None else arriving
+    if len(arriving) != len(rates):
+        raise ValueError(f"{len(layers)} layers have {len(rates)} rates in behind the first, not {len(arriving)}")
+    check_rates([*rates, *arriving])
     total = Counts()
-    for layer, rate_in, rate_out in zip(layers, [1.0, *rates], [*rates, 0.0], strict=True):
+    for layer, rate_in, rate_out in zip(layers, [1.0, *arriving], [*rates, 0.0], strict=True):
         total += layer_counts(layer, rate_in, rate_out, T, neuron)
     energy = {
         "potential_mJ": (traffic(total.read_potential) + traffic(total.write_potential)) / 1e9,

@@ -107,7 +107,7 @@ def operations(
     neurons: int,
     normalised: int,
     pooled: Sequence[tuple[int, float | None]] = (),
-    static_input: bool = False,
+    static: Sequence[bool] = (),
 ) -> Operations:
     """ACs, MACs and energy of one sample by the rules at the head of this module.
 
@@ -119,19 +119,22 @@ def operations(
         neurons: neurons in the whole network.
         normalised: values that batch norms put out in one time step, over the whole network.
         pooled: for each average pool, its number of inputs, and their firing rate (None: real-valued).
-        static_input: the sample is one image, so ``layers[0]`` runs once for all T steps.
+        static: for each layer, whether it sees one image at all T steps, and so runs once for them; () says that none
+            does.
 
     Raises:
-        ValueError: on an unknown neuron, T < 1, a rate outside 0–1, or a wrong number of rates.
+        ValueError: on an unknown neuron, T < 1, a rate outside 0–1, or a wrong number of rates or of ``static``.
     """
     check_arguments(T, neuron)
     if len(rates) != len(layers):
         raise ValueError(f"{len(layers)} layers need {len(layers)} input rates, not {len(rates)}")
+    static = static or [False] * len(layers)
+    if len(static) != len(layers):
+        raise ValueError(f"{len(layers)} layers need to be static or not, each; {len(static)} are")
     check_rates([rate for rate in (*rates, *(rate for _, rate in pooled)) if rate is not None])
     acs = macs = 0.0
-    for i, (layer, rate) in enumerate(zip(layers, rates, strict=True)):
-        steps = 1 if static_input and i == 0 else T
-        dense = steps * layer.outputs * (layer.fan_in + layer.bias)
+    for layer, rate, is_static in zip(layers, rates, static, strict=True):
+        dense = (1 if is_static else T) * layer.outputs * (layer.fan_in + layer.bias)
         if rate is None:
             macs += dense
         else:
@@ -139,7 +142,7 @@ def operations(
     pool_acs = T * sum(inputs * rate for inputs, rate in pooled if rate is not None)
     pool_macs = T * sum(inputs for inputs, rate in pooled if rate is None)
     per_neuron = f"T·neurons·{NEURON_ACS[neuron]} ACs, T·neurons·{NEURON_MACS[neuron]} MACs"
-    once = " (first layer: T = 1)" if static_input and T > 1 else ""
+    once = " (what sees the still image: T = 1)" if any(static) and T > 1 else ""
     rows = (
         OperationRow("layers fed by spikes", acs, 0.0, f"ACs = Σ T·outputs·(fan_in + bias)·rate{once}"),
         OperationRow("layers fed by real values", 0.0, macs, f"MACs = Σ T·outputs·(fan_in + bias){once}"),

@@ -1,4 +1,4 @@
-"""Measures a network on data: layer shapes, firing rates, and the parameters and MACs that thop counts.
+"""Measures a network on data: layer shapes and firing rates.
 
 SpikingJelly 2 has operation counters of its own. They do not count as the paper does (:mod:`accounts.synops` has one):
 
@@ -12,9 +12,8 @@ SpikingJelly 2 has operation counters of its own. They do not count as the paper
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -25,9 +24,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .memory_energy import EnergyBreakdown, memory_energy
 from .operations import LayerShape, Operations, operations
+from .outside import DenseWork
+from .tally import Tally
 
 SYNAPSES = (nn.Conv2d, nn.Linear)
-COUNTED = (*SYNAPSES, nn.AvgPool2d, _BatchNorm)
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+HEARD = (*SYNAPSES, *AVERAGES, _BatchNorm)
 SHORTCUT = re.compile("shortcut|downsample")  # in the names of layers and neurons that stand beside the chain
 
 
@@ -37,6 +39,7 @@ class SynapticLayer:
 
     Args:
         density: share of its inputs that are not zero.
+        arriving: the same of what is averaged for it, where an average pool stands between a neuron and it.
         is_binary: all of its inputs were 0 or 1, so that they are spikes.
         is_static: it saw one frame for all T steps (a view of stride 0 in time).
     """
@@ -44,6 +47,7 @@ class SynapticLayer:
     name: str
     shape: LayerShape
     density: float
+    arriving: float
     is_binary: bool
     is_static: bool
 
@@ -95,23 +99,28 @@ class NetworkProfile:
             neurons=sum(layer.neurons for layer in self.neurons),
             normalised=self.normalised,
             pooled=self.pooled,
-            static_input=self.synapses[0].is_static,
+            static=[layer.is_static for layer in self.synapses],
         )
 
     def memory_energy(self, neuron: str) -> EnergyBreakdown:
         """One row of Table 7, from the chain of layers: what is named :data:`SHORTCUT` is left out.
 
+        A layer reads the share of values that reach it, before they are averaged: the firing rate of the neurons in
+        front, if nothing but an average pool is between, and more behind a sum with a shortcut or a max pool.
+
         Raises:
             ValueError: if those layers and the neuron layers do not take turns.
         """
-        chain = [layer.shape for layer in self.synapses if not SHORTCUT.search(layer.name)]
+        layers = [layer for layer in self.synapses if not SHORTCUT.search(layer.name)]
+        chain = [layer.shape for layer in layers]
         if neuron == "relu":  # no count depends on what fires
             return memory_energy(chain, None, self.T, neuron)
         rates = {layer.name: layer.firing_rate for layer in self.neurons}
         turns = [name in rates for name in self.order if not SHORTCUT.search(name)]
         if turns != [False, *[True, False] * (len(chain) - 1)]:
             raise ValueError("its layers and its neurons do not take turns, and Table 7 counts a chain of them")
-        return memory_energy(chain, [rates[n] for n in rates if not SHORTCUT.search(n)], self.T, neuron)
+        fired = [rates[name] for name in rates if not SHORTCUT.search(name)]
+        return memory_energy(chain, fired, self.T, neuron, arriving=[layer.arriving for layer in layers[1:]])
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -119,34 +128,29 @@ def is_neuron(module: nn.Module) -> bool:
     return isinstance(module, nn.ReLU) or (isinstance(module, base.MemoryModule) and hasattr(module, "v"))
 
 
-class Tally:
-    """Sums up the values that pass a layer, on their device (nothing synchronises until it is read)."""
+class Hearing:
+    """A forward hook that tallies what passes each layer.
 
-    def __init__(self) -> None:
-        self.values = 0
-        self.nonzero: Tensor | int = 0
-        self.binary: Tensor | bool = True
-        self.is_static = True
-        self.input_shape = self.output_shape = torch.Size()
+    Args:
+        names: of the network's modules. is_neuron: which of them are neurons.
+    """
 
-    def add(self, x: Tensor) -> None:
-        """Count x: [T, N, *], or [·, *] with T merged into the batch or step by step."""
-        static = x.dim() == 5 and x.shape[0] > 1 and x.stride(0) == 0
-        once, repeats = (x[0], x.shape[0]) if static else (x, 1)
-        self.is_static &= static
-        self.values += x.numel()
-        self.nonzero = self.nonzero + repeats * once.count_nonzero()
-        self.binary = self.binary & ((once == 0) | (once == 1)).all()
+    def __init__(self, names: Mapping[nn.Module, str], is_neuron: Callable[[nn.Module], bool]):
+        self.names, self.is_neuron = names, is_neuron
+        self.tallies: dict[nn.Module, Tally] = {}
+        self.averaged: dict[nn.Module, Tally] = {}  # of layers behind average pools: what these pools were given
+        self._pooled: Tensor | None = None  # what the first average pool behind the last neuron was given
 
-    @property
-    def density(self) -> float:
-        """Share of the values that are not zero."""
-        return int(self.nonzero) / self.values
-
-    @property
-    def rate(self) -> float | None:
-        """The density of binary values; None for real ones."""
-        return self.density if bool(self.binary) else None
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tally = self.tallies.setdefault(module, Tally())
+        tally.add(output if self.is_neuron(module) or isinstance(module, _BatchNorm) else inputs[0])
+        tally.input_shape, tally.output_shape = inputs[0].shape, output.shape
+        if isinstance(module, _BatchNorm) or SHORTCUT.search(self.names[module]):
+            return
+        before = self._pooled
+        if isinstance(module, SYNAPSES) and before is not None:
+            self.averaged.setdefault(module, Tally()).add(before)
+        self._pooled = (inputs[0] if before is None else before) if isinstance(module, AVERAGES) else None
 
 
 @torch.no_grad()
@@ -164,21 +168,18 @@ def profile_network(
 
     Raises:
         ValueError: if there are no batches, T changes between them, nothing in the network could be counted, a layer
-            did not run once per sample and time step, or a convolution is grouped, dilated or strided unevenly.
+            did not run once per sample and time step, a convolution is grouped, dilated or strided unevenly, or there
+            are multiply-accumulates in something else than such layers.
     """
-    tallies: dict[nn.Module, Tally] = {}
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        tally = tallies.setdefault(module, Tally())
-        tally.add(output if is_neuron(module) or isinstance(module, _BatchNorm) else inputs[0])
-        tally.input_shape, tally.output_shape = inputs[0].shape, output.shape
-
+    names = {module: name for name, module in net.named_modules()}
+    hearing, work = Hearing(names, is_neuron), DenseWork()
     samples, lengths, was_training = 0, set(), net.training
     with ExitStack() as stack:
         stack.callback(net.train, was_training)
         for module in net.modules():
-            if isinstance(module, COUNTED) or is_neuron(module):
-                stack.callback(module.register_forward_hook(hook).remove)
+            if isinstance(module, HEARD) or is_neuron(module):
+                stack.callback(module.register_forward_hook(hearing).remove)
+        stack.enter_context(work.of(net))
         net.eval()
         for x_seq, _ in batches:
             net(x_seq)
@@ -188,16 +189,20 @@ def profile_network(
         raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
     (T,) = lengths
 
-    names = {module: name for name, module in net.named_modules()}
-    steps = samples * T
-    synapses = [_synaptic_layer(names[m], m, t, steps) for m, t in tallies.items() if isinstance(m, SYNAPSES)]
+    steps, tallies = samples * T, hearing.tallies
+    synapses = {
+        m: _synaptic_layer(names[m], m, t, hearing.averaged.get(m, t), steps)
+        for m, t in tallies.items()
+        if isinstance(m, SYNAPSES)
+    }
     neurons = [NeuronLayer(names[m], t.values // steps, t.density) for m, t in tallies.items() if is_neuron(m)]
     if not synapses or not neurons:
         raise ValueError(f"found {len(synapses)} convolutions and linear layers and {len(neurons)} neuron layers")
+    work.check(names, {m: steps * layer.shape.dense_operations for m, layer in synapses.items()}, samples)
     return NetworkProfile(
         T,
         samples,
-        tuple(synapses),
+        tuple(synapses.values()),
         tuple(neurons),
         normalised=sum(t.values for m, t in tallies.items() if isinstance(m, _BatchNorm)) // steps,
         pooled=tuple((t.values // steps, t.rate) for m, t in tallies.items() if isinstance(m, nn.AvgPool2d)),
@@ -205,8 +210,14 @@ def profile_network(
     )
 
 
-def _synaptic_layer(name: str, module: nn.Conv2d | nn.Linear, tally: Tally, steps: int) -> SynapticLayer:
-    """A layer from what passed it in ``steps`` = samples × T; a ValueError if it cannot be counted."""
+def _synaptic_layer(
+    name: str, module: nn.Conv2d | nn.Linear, tally: Tally, averaged: Tally, steps: int
+) -> SynapticLayer:
+    """A layer from what passed it, and was averaged for it, in ``steps`` = samples × T.
+
+    Raises:
+        ValueError: if it cannot be counted.
+    """
     kernel: tuple[int, int] | None = None
     stride, bias = 1, module.bias is not None
     if isinstance(module, nn.Conv2d):
@@ -218,33 +229,4 @@ def _synaptic_layer(name: str, module: nn.Conv2d | nn.Linear, tally: Tally, step
     if tally.values != steps * shape.inputs:
         runs = tally.values / shape.inputs
         raise ValueError(f"{name} ran on {runs:g} frames where samples × T = {steps}: its operations cannot be counted")
-    return SynapticLayer(name, shape, tally.density, tally.rate is not None, tally.is_static)
-
-
-def thop_counts(net: nn.Module, x_seq: Tensor) -> tuple[int, int]:
-    """MACs per sample and parameters, as thop counts them (Table 6, on the ReLU network).
-
-    thop looks a layer's rule up by its exact class and knows no time axis, so each subclass gets its parent's rule,
-    on [T·N, C, H, W]. It leaves buffers behind in what it counts: here that is a copy.
-
-    Args:
-        net: the network; left untouched.
-        x_seq: any input [T, N, C, H, W].
-    """
-    import thop  # here, because it imports distutils, which Python 3.12 has only through setuptools
-    from thop.profile import register_hooks
-
-    def per_frame(rule: Callable) -> Callable:
-        def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            rule(module, (_merge_time(inputs[0]),), _merge_time(output))
-
-        return count
-
-    leaves = [module for module in net.modules() if not list(module.children())]
-    rules = {type(m): per_frame(rule) for m in leaves for kind, rule in register_hooks.items() if isinstance(m, kind)}
-    macs, params = thop.profile(copy.deepcopy(net), (x_seq,), custom_ops=rules, verbose=False)
-    return int(macs) // x_seq.shape[1], int(params)
-
-
-def _merge_time(x: Tensor) -> Tensor:
-    return x.flatten(0, 1) if x.dim() == 5 else x  # [T, N, C, H, W] → [T·N, C, H, W]
+    return SynapticLayer(name, shape, tally.density, averaged.density, tally.rate is not None, tally.is_static)

@@ -19,7 +19,7 @@ from utils.output import markdown_table
 from .profile import profile_network
 
 FORMULAS = {
-    "dense": "Σ T·outputs·fan_in (an image's first layer: once)",
+    "dense": "Σ T·outputs·fan_in (what sees a still image: once)",
     "spikes_by_rate": "Table 6's rule without biases: the same × firing rate, of layers fed by spikes",
     "spikes_met": "SpikingJelly's SynOpCounter: weights that spikes meet, none beyond a border",
     "real": "the dense operations of layers fed by real values",

@@ -133,16 +133,18 @@ def test_table_6_macs_are_met_and_acs_come_close(task, kind, acs, macs, decimals
     assert sum(row.acs for row in ours.rows) == ours.acs
 
 
-def test_time_multiplies_all_but_a_static_first_layer():
+def test_time_multiplies_all_but_what_sees_a_still_image():
     rest = {"neurons": 96, "normalised": 96, "pooled": [(96, 0.5)]}
     one = operations([CONV, LINEAR], [None, 0.25], 1, "CLIF", **rest)
     events = operations([CONV, LINEAR], [None, 0.25], 6, "CLIF", **rest)
-    image = operations([CONV, LINEAR], [None, 0.25], 6, "CLIF", static_input=True, **rest)
+    image = operations([CONV, LINEAR], [None, 0.25], 6, "CLIF", static=[True, False], **rest)
     first = 96 * (4 * 9 + 1)
     assert one.macs == first + 2 * 96 + 4 * 96
     assert one.acs == 10 * 97 * 0.25 + 96 * 0.5 + 96
     assert (events.acs, events.macs) == (6 * one.acs, 6 * one.macs)
     assert (image.acs, image.macs) == (events.acs, events.macs - 5 * first)
+    assert "still image: T = 1" in image.rows[1].formula
+    assert "still image" not in events.rows[1].formula
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,10 @@ def test_bad_shapes_and_rates_are_named():
         LayerShape((4, 8, 8), (6, 4, 0), (3, 3))
     with pytest.raises(ValueError, match="2 layers need 2 input rates, not 1"):
         operations([CONV, LINEAR], [None], 1, "LIF", neurons=1, normalised=1)
+    with pytest.raises(ValueError, match="2 layers have 1 rates in behind the first, not 2"):
+        memory_energy([CONV, LINEAR], [0.1], 1, "LIF", [0.1, 0.1])
+    with pytest.raises(ValueError, match="1 layers need to be static or not, each; 2 are"):
+        operations([LINEAR], [None], 1, "LIF", neurons=1, normalised=1, static=[True, False])
     with pytest.raises(ValueError, match=r"not -0\.5"):
         operations([LINEAR], [None], 1, "LIF", neurons=1, normalised=1, pooled=[(4, -0.5)])
 

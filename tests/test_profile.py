@@ -6,11 +6,14 @@ from spikingjelly.activation_based import functional, layer, neuron
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, MACCounter, SynOpCounter
 from torch import nn
 
+from accounts.by_thop import thop_counts
 from accounts.memory_energy import memory_energy
 from accounts.operations import LayerShape
-from accounts.profile import profile_network, thop_counts
+from accounts.profile import profile_network
 from accounts.synops import synaptic_operations, synops_markdown
 from models import build_model
+from models.layers import Conv2d
+from neurons import LIF
 
 
 class Small(nn.Module):
@@ -112,6 +115,17 @@ def test_synaptic_operations_are_counted_in_every_way(small):
     assert f"{counted.spikes_met / 1e6:.3f}" in synops_markdown(counted)
 
 
+def test_every_layer_that_sees_the_still_image_is_counted_once():
+    """Two convolutions before the first neuron, 3 steps: 256 outputs each, of 27 and 36 inputs and a bias."""
+    convs = (Conv2d(3, 4, 3, padding=1, step_mode="m"), Conv2d(4, 4, 3, padding=1, step_mode="m"))
+    net = nn.Sequential(*convs, LIF(), layer.Flatten(step_mode="m"), layer.Linear(256, 5, step_mode="m"))
+    x_seq = torch.rand(2, 3, 8, 8).expand(3, 2, 3, 8, 8)
+    seen = profile_network(net, [(x_seq, 0)])
+    assert [each.is_static for each in seen.synapses] == [True, True, False]
+    assert seen.operations("LIF").macs == seen.operations("LIF", T=1).macs == 256 * 28 + 256 * 37
+    assert synaptic_operations(net, x_seq).real == 256 * 27 + 256 * 36
+
+
 def test_profile_refuses_what_it_cannot_count(small):
     x_seq = torch.randn(3, 2, 2, 8, 8)
     with pytest.raises(ValueError, match="no batch at all"):
@@ -140,6 +154,43 @@ def test_table_7_counts_a_chain_or_nothing():
     assert seen.memory_energy("relu").counts.write_out == sum(chain)
     with pytest.raises(ValueError, match="do not take turns"):  # queries, keys and values, side by side
         profile_network(build_model("spike_driven_transformer", "CLIF"), [(x_seq, 0)]).memory_energy("CLIF")
+
+
+class Between(nn.Module):
+    """conv – LIF – conv – LIF – ``between`` – linear; with ``add``, the second neuron's spikes and the first's."""
+
+    def __init__(self, between, features, add=False):
+        super().__init__()
+        self.conv1, self.conv2 = Conv2d(3, 4, 3, padding=1, step_mode="m"), Conv2d(4, 4, 1, step_mode="m")
+        self.lif1, self.lif2, self.between, self.add = LIF(v_threshold=0.2), LIF(v_threshold=0.2), between, add
+        self.linear = layer.Linear(features, 5, step_mode="m")
+
+    def forward(self, x_seq):
+        functional.reset_net(self)
+        first = self.lif1(self.conv1(x_seq))
+        self.sum = self.lif2(self.conv2(first)) + (first if self.add else 0)
+        self.read = self.between(self.sum)
+        return self.linear(self.read.flatten(2))
+
+
+def test_table_7_counts_what_arrives_by_a_shortcut_or_through_a_pool():
+    torch.manual_seed(0)
+    x_seq = torch.rand(3, 2, 3, 8, 8)
+    average, widest = layer.AvgPool2d(2, step_mode="m"), layer.MaxPool2d(2, step_mode="m")
+    for between, features, add in ((nn.Identity(), 256, True), (widest, 64, False), (average, 64, True)):
+        net = Between(between, features, add)
+        seen = profile_network(net, [(x_seq, 0)])
+        arrives = net.sum if between is average else net.read
+        share = arrives.count_nonzero().item() / arrives.numel()
+        fired = list(seen.firing_rates().values())
+        assert share > fired[1] > 0
+        shapes = [each.shape for each in seen.synapses]
+        assert seen.memory_energy("LIF") == memory_energy(shapes, fired, 3, "LIF", [fired[0], share])
+    # what is averaged is spikes: the published rule
+    seen = profile_network(Between(nn.Sequential(average, layer.AdaptiveAvgPool2d(3, step_mode="m")), 36), [(x_seq, 0)])
+    rates = list(seen.firing_rates().values())
+    assert seen.synapses[-1].density > seen.synapses[-1].arriving == rates[1] > 0
+    assert seen.memory_energy("LIF") == memory_energy([each.shape for each in seen.synapses], rates, 3, "LIF")
 
 
 @pytest.mark.parametrize("kind", ["LIF", "CLIF"])
