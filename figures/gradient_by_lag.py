@@ -1,7 +1,9 @@
 """The gradient through time of every neuron layer, split by how far it has come (Eq. 10–14 and 20–24 of the paper).
 
-In each layer, ∂L/∂u[t] = Σ over t′ ≥ t of what the spike of step t′ sends back to t; the lag is t′ − t. Lag 0 is the
-spatial term. All in float64; the parts are checked to sum to autograd's gradient.
+In each layer, ∂L/∂c[t] = Σ over t′ ≥ t of what the spike of step t′ sends back to t; the lag is t′ − t. Lag 0 is the
+spatial term. c is the input current: where u[t] = γ·u[t−1] + c[t], as in LIF, PLIF and CLIF, this is the paper's
+∂L/∂u[t]. GLIF weighs c by a gate of each step, ILIF's passes into its inhibition too, and there the two differ. All in
+float64; the parts are checked to sum to autograd's gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class LayerFlow:
     Args:
         l1: L1 norm of each lag's part. share: of their sum.
         zero, cut: fractions without a gradient of lag ≥ 1, as above; None for T = 1.
-        m1, m2: for CLIF, L1 norms of what u alone carries and of the rest; where they cancel, they add up to more.
+        m1, m2: with more states than u, L1 norms of what u alone carries and of the rest; where they cancel, they add
+            up to more.
         error: largest difference of the parts' sum from autograd's gradient, relative to the largest gradient.
     """
 

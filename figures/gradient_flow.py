@@ -1,4 +1,4 @@
-"""Where the gradient through time comes from, measured: ∂L/∂u[t] by lag (see gradient_by_lag.py).
+"""Where the gradient through time comes from, measured: ∂L/∂c[t] by lag (see gradient_by_lag.py).
 
     python -m figures.gradient_flow -resume logs/lif/checkpoint_max.pth logs/clif/checkpoint_max.pth -out_dir flow
     python -m figures.gradient_flow -dataset digits_seq -model mlp3 -T 8 -neuron LIF CLIF -out_dir flow
@@ -6,8 +6,9 @@
 The first for trained networks, with the settings in each or in its config.json; the second for fresh ones. The share
 of a lag is its part of the L1 norm, summed over batch, neurons and t. *Zero* is the fraction of all (neuron, t) but the
 last t where everything of lag 1 and more is exactly 0; *cut*, the same among those to which a later step would send
-something, H[t′] and its gradient not being 0: the work of part II in Eq. 14. What CLIF's u alone carries is M1; the
-rest of the whole has passed m on its way, M2. The batch is one of training, as training sees it, in float64.
+something, H[t′] and its gradient not being 0: the work of part II in Eq. 14. Of several states, u alone carries a part:
+CLIF's is M1, and the rest of the whole has passed m on its way, M2. The batch is one of training, as training sees it,
+in float64.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from .told_apart import check_once, names_of
 
 CPU = torch.device("cpu")
 SHOWN = 6  # lags that have a column of their own in the table
+IN_A_ROW = 4  # names in the legend
 TOLD_BY = ("dataset", "model", "T", "tau", "surrogate", "alpha", "seed")
 
 
@@ -106,6 +108,13 @@ def labels_of(flows: Sequence[dict[str, Any]]) -> list[str]:
     return [", ".join(each) for each in zip(names_of(flows, TOLD_BY), states, strict=True)]
 
 
+def by_u_alone(flows: Sequence[dict[str, Any]]) -> dict[int, str]:
+    """What the figure calls the part that u alone carries, by the place of each network that has other states."""
+    named = enumerate(zip(names_of(flows, TOLD_BY), flows, strict=True))
+    has_part = ((place, name, flow) for place, (name, flow) in named if any(each["m1"] for each in flow["layers"]))
+    return {place: f"{name}, by u alone{' (M1)' if flow['neuron'] == 'CLIF' else ''}" for place, name, flow in has_part}
+
+
 def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
     """Share of each lag, a panel per layer, and in the last panel the fraction that is cut, by layer."""
     deepest = max(len(flow["layers"]) for flow in flows)
@@ -115,6 +124,7 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(WIDTH, 2.1 * rows + 0.3))
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         neurons = [flow["neuron"] for flow in flows]
+        of_u = by_u_alone(flows)
         for place, (label, flow) in enumerate(zip(labels_of(flows), flows, strict=True)):
             look = flow["neuron"] if neurons.count(flow["neuron"]) == 1 else "by its place"
             style = style_of(Line(label, look=look), place)
@@ -126,8 +136,9 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
                 panels[number_].set_title(f"layer {number_ + 1}")
                 if layer["m1"] is not None:
                     parts = [m1 / sum(layer["l1"]) or float("nan") for m1 in layer["m1"]]
+                    color = BLACK if len(of_u) == 1 else style["color"]
                     panels[number_].semilogy(
-                        range(flow["T"]), parts, color=BLACK, linestyle=":", linewidth=1, label="CLIF, by u alone (M1)"
+                        range(flow["T"]), parts, color=color, linestyle=":", linewidth=1, label=shown(of_u[place])
                     )
             if flow["T"] > 1:
                 cut = [100 * layer["cut"] for layer in flow["layers"]]
@@ -135,7 +146,7 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
         for panel in panels[:deepest]:
             panel.set_xlabel("lag t′ − t")
             panel.xaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel("share of |∂L/∂u|")
+        panels[0].set_ylabel("share of |∂L/∂c|")
         panels[deepest].set_title("cut off from later steps")
         panels[deepest].set_xlabel("layer")
         panels[deepest].set_ylabel("neurons and steps (%)")
@@ -145,7 +156,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
             panel.set_visible(False)
         handles, labels = panels[0].get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
-        figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=len(unique), handlelength=3)
+        columns = min(len(unique), IN_A_ROW)
+        figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=columns, handlelength=3)
         save_figure(figure, path)
 
 

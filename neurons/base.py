@@ -9,18 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .memory import Memory
 from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend, fire, fire_windowed, norm_and_fire
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
 from .ops.returned import PLAIN, as_current, checked_width, plain_setting
 from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .spelt import Spelt
 from .surrogate import ALPHA, SURROGATE
 
 OVER_SEQUENCES = ("forward", "multi_step_forward", "multi_step_functional_forward")
 
 
-class SpikingNeuron(Memory):
+class SpikingNeuron(Spelt):
     """A neuron whose dynamics are one pure step function, on SpikingJelly 2's base of stateful modules.
 
     A neuron declares, as attributes of its class:
@@ -66,7 +66,6 @@ class SpikingNeuron(Memory):
     options: ClassVar[tuple[str, ...]] = ()
     settings: ClassVar[tuple[str, ...] | None] = None
     has_lif_twin: ClassVar[bool] = False  # a LIF with the same τ, V_th and weights is its cheap stand-in (Table 8)
-    declared: ClassVar[str]
 
     def __init__(
         self,
@@ -100,6 +99,7 @@ class SpikingNeuron(Memory):
             self.register_memory(state, start)
         for each in self.learned:
             self.register_parameter(each.name, nn.Parameter(first_value(each, self, T, channels)))
+        self.respell()
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -138,7 +138,7 @@ class SpikingNeuron(Memory):
         values, width = ((name, getattr(self, name)) for name in settings), self.width
         if type(width) not in PLAIN or "step" in vars(self):
             width = checked_width(self)
-        return Dynamics(
+        dynamics = Dynamics(
             type(self).__name__,
             type(self).step,
             self.starts(),
@@ -147,6 +147,7 @@ class SpikingNeuron(Memory):
             self.surrogate,
             width,
         )
+        return self.with_text(dynamics) if torch.compiler.is_compiling() else dynamics
 
     def learned_values(self) -> tuple[Tensor, ...]:
         """The learned parameters, in the order of the step's arguments."""

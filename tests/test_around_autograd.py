@@ -87,9 +87,20 @@ def test_gradients_in_batches_are_the_reference_s(backend, with_norm):
 def test_torch_jit_traces_a_network_and_saves_it(backend):
     net = build_model("mlp3", "CLIF", in_channels=1, input_size=4, backend=backend).eval()
     x, file = torch.rand(2, 2, 3, 1, 4, 4) * 4, io.BytesIO()
-    torch.jit.save(torch.jit.trace(net, x[0], check_trace=False), file)
+    torch.jit.save(torch.jit.trace(net, x[0]), file)  # its check traces again, under no_grad
     file.seek(0)
     assert torch.equal(torch.jit.load(file)(x[1]), net(x[1]))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_neuron_traced_without_gradients_has_them(backend):
+    neuron, x = build_neuron("CLIF", backend=backend, keep_state=False), torch.rand(10, 2, 5) * 2
+    with torch.no_grad():
+        traced = torch.jit.trace(neuron, x)
+    x.requires_grad_()
+    found, expected = (torch.autograd.grad(run(x).sum(), x)[0] for run in (traced, neuron))
+    assert expected.count_nonzero()
+    torch.testing.assert_close(found, expected)
 
 
 def firing(net, x_seq):

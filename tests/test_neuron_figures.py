@@ -90,6 +90,30 @@ def flow(**settings):
     return {**own, "checkpoint": "a.pth", "layers": [layer], **settings}
 
 
+def test_what_u_alone_carries_bears_its_network_s_name(tmp_path, monkeypatch):
+    """GLIF's and ILIF's were called CLIF's, in one black, and the gradient of the current one of u."""
+    drawn = []
+    monkeypatch.setattr(gradient_flow, "save_figure", lambda figure, path: drawn.append(figure))
+
+    def layers(m1):
+        return [{"name": "act", "share": [0.75, 0.25], "l1": [3.0, 1.0], "zero": 0.0, "cut": 0.0, "m1": m1}]
+
+    networks = [("GLIF", 1, [3.0, 0.5]), ("LIF", 1, None), ("CLIF", 1, [3.0, 0.5]), ("CLIF", 2, [3.0, 0.5])]
+    for some in (networks, networks[1:3]):
+        flows = [flow(neuron=neuron, seed=seed) | {"layers": layers(m1)} for neuron, seed, m1 in some]
+        gradient_flow.draw(flows, tmp_path / "flow")
+    names = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in drawn]
+    assert [name for name in names[0] if "alone" in name] == [
+        "GLIF, by u alone",
+        "CLIF, seed 1, by u alone (M1)",
+        "CLIF, seed 2, by u alone (M1)",
+    ]
+    assert names[1] == ["LIF, trained", "CLIF, trained", "CLIF, by u alone (M1)"]
+    lines = [line for line in drawn[0].axes[0].lines if "alone" in line.get_label()]
+    assert len({line.get_color() for line in lines}) == 3
+    assert drawn[0].axes[0].get_ylabel() == "share of |∂L/∂c|"
+
+
 def test_networks_of_one_neuron_are_told_apart_by_what_differs(tmp_path):
     """The last one's values stood for both."""
     flows = [flow(neuron="LIF", seed=1), flow(neuron="LIF", seed=2), flow(neuron="CLIF", seed=1)]

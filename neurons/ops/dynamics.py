@@ -44,6 +44,7 @@ class Dynamics:
         learned: its learned parameters.
         settings: the step's keyword arguments but for ``spike``: numbers, switches or None.
         surrogate, alpha: a key of ``SURROGATES`` and its width, or a spike function x ↦ Θ(x) of your own.
+        text: what :func:`spell` makes of these, where it cannot be made (see :mod:`..spelt`).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Dynamics:
     settings: tuple[tuple[str, Setting], ...] = ()
     surrogate: str | Callable[[Tensor], Tensor] = SURROGATE
     alpha: float = ALPHA
+    text: str = field(default="", compare=False)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -191,10 +193,15 @@ def declare(neuron: type) -> str:
     return name
 
 
+def said(dynamics: Dynamics) -> tuple:
+    """What a text says of dynamics, behind the neuron's name."""
+    learned = tuple((each.name, each.per_step, each.per_channel) for each in dynamics.learned)
+    return dynamics.states, learned, dynamics.settings, dynamics.surrogate, dynamics.alpha
+
+
 def spell(neuron: str, dynamics: Dynamics) -> str:
     """Dynamics of a declared neuron as one line of text."""
-    learned = tuple((each.name, each.per_step, each.per_channel) for each in dynamics.learned)
-    return repr((neuron, dynamics.states, learned, dynamics.settings, dynamics.surrogate, dynamics.alpha))
+    return dynamics.text or repr((neuron, *said(dynamics)))
 
 
 class Endless(ast.NodeTransformer):

@@ -47,8 +47,8 @@ def fire(
     states = first_states(dynamics, states, x[0]) if states else ()
     states = tuple(laid_out_like(x[0], state) for state in states)
     if is_watched(x):
-        train = torch.is_grad_enabled()
-        out = OPERATORS.fire(x, table, list(states), scale, shift, spell(name, dynamics), backend, last, train)
+        spelt, train = spell(name, dynamics), is_for_gradients()
+        out = OPERATORS.fire(x, table, list(states), scale, shift, spelt, backend, last, train)
     else:
         out = Fire.apply(name, dynamics, backend, last, x, table, scale, shift, *states)
     return out[0], tuple(out[1 : 1 + len(dynamics.states)]) if last else ()
@@ -84,7 +84,7 @@ def norm_and_fire(
     weight, bias = weight.contiguous(), bias.contiguous()  # Triton's kernels take one number after the other
     x, ranks = prepared(x, True), "" if sum_over_ranks is None else name_of(sum_over_ranks)
     if is_watched(x):
-        spelt, train = spell(name, dynamics), torch.is_grad_enabled()
+        spelt, train = spell(name, dynamics), is_for_gradients()
         out = OPERATORS.norm_fire(x, weight, bias, table, eps, merged, ranks, spelt, backend, train)
     else:
         out = NormFire.apply(name, dynamics, backend, eps, merged, ranks, x, weight, bias, table)
@@ -147,3 +147,11 @@ def is_watched(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter) or is_in_torch_dispatch_mode():
         return True
     return torch._C._get_tracing_state() is not None
+
+
+def is_for_gradients() -> bool:
+    """Whether an operator keeps what its gradient needs: in a program of torch.jit.trace always.
+
+    Such a program may run with gradients wherever it was traced, and its check traces it again without them.
+    """
+    return torch.is_grad_enabled() or (not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None)

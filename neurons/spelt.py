@@ -1,0 +1,56 @@
+"""A neuron's dynamics as text, kept beside its settings: torch.compile guards a string by its value.
+
+A number of a module that has changed, or that another such module has otherwise, becomes a symbol there, and a symbol
+cannot be spelt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+
+from .memory import Memory
+from .ops import Dynamics
+from .ops.dynamics import said, spell
+
+
+class Spelt(Memory):
+    """A module with dynamics, whose text moves with its attributes."""
+
+    declared: ClassVar[str]
+    _spelt: tuple[tuple, str] | None = None  # what the text says, and the text
+
+    def dynamics(self) -> Dynamics:
+        raise NotImplementedError
+
+    def respell(self) -> None:
+        """Spell the dynamics that the attributes describe now; nothing where they describe none yet."""
+        try:
+            dynamics = self.dynamics()
+        except Exception:  # half built, or refused when it is used: a setting may be a subclass's own property
+            self.__dict__["_spelt"] = None
+        else:
+            self.__dict__["_spelt"] = said(dynamics), spell(self.declared, dynamics)
+
+    def with_text(self, dynamics: Dynamics) -> Dynamics:
+        """These dynamics with their text, if it is theirs: an attribute of the class may have changed."""
+        if self._spelt is None or self._spelt[0] != said(dynamics):
+            return dynamics
+        return replace(dynamics, text=self._spelt[1])
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if torch.compiler.is_compiling() or "_spelt" not in self.__dict__:
+            return
+        if name != "training" and name not in self._memories:
+            self.respell()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_spelt"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A class may have another name here than where it was pickled: the text is made anew."""
+        super().__setstate__(state)
+        self.respell()
