@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 NAMED = 3  # modules in a message
 aten = torch.ops.aten
@@ -21,6 +20,8 @@ class DenseWork:
     """
 
     def __init__(self) -> None:
+        from torch.utils.flop_counter import FlopCounterMode, flop_registry  # here, because it imports Triton
+
         self.macs: Counter[nn.Module] = Counter()
         own = {aten.mv: _mv_flops, aten._trilinear: _bilinear_flops}  # what torch's counter does not know
         self._counter = FlopCounterMode(display=False, custom_mapping=own)

@@ -33,8 +33,7 @@ class SpikingNeuron(Spelt):
 
     Reference, kernels, their derivatives and gradients by lag are derived from the step.
 
-    ``step_mode='m'`` maps a sequence [T, N, *] to spikes [T, N, *]; ``'s'`` maps one step [N, *].
-    ``functional.reset_net`` and ``functional.set_step_mode`` work as on any SpikingJelly neuron.
+    ``step_mode='m'`` maps a sequence [T, N, *] to spikes [T, N, *]; ``'s'`` one step [N, *], as in SpikingJelly.
 
     Args:
         tau: membrane time constant, in time steps, > 1.
@@ -107,11 +106,13 @@ class SpikingNeuron(Spelt):
         cls.declared = declare(cls)
 
     def __setattr__(self, name: str, value: object) -> None:
-        """As of any module; where states start from an option, their start moves with it."""
+        """As of any module; where states start from an option, their start moves with it, and the text with each."""
         super().__setattr__(name, value)
         if name in type(self).states.values() and self._memories:
             for state, start in self.starts():
                 self.start_at(state, start)
+        if "_spelt" in self.__dict__ and name not in self._memories and name != "training":
+            self.respell()
 
     @property
     def width(self) -> float:

@@ -17,7 +17,7 @@ from .ops.dynamics import said, spell
 
 
 class Spelt(Memory):
-    """A module with dynamics, whose text moves with its attributes."""
+    """A module with dynamics and their text, which it is to spell again when one of its attributes changes."""
 
     declared: ClassVar[str]
     _spelt: tuple[tuple, str] | None = None  # what the text says, and the text
@@ -27,6 +27,8 @@ class Spelt(Memory):
 
     def respell(self) -> None:
         """Spell the dynamics that the attributes describe now; nothing where they describe none yet."""
+        if torch.compiler.is_compiling():  # with_text sees that the text is another's
+            return
         try:
             dynamics = self.dynamics()
         except Exception:  # half built, or refused when it is used: a setting may be a subclass's own property
@@ -39,13 +41,6 @@ class Spelt(Memory):
         if self._spelt is None or self._spelt[0] != said(dynamics):
             return dynamics
         return replace(dynamics, text=self._spelt[1])
-
-    def __setattr__(self, name: str, value: object) -> None:
-        super().__setattr__(name, value)
-        if torch.compiler.is_compiling() or "_spelt" not in self.__dict__:
-            return
-        if name != "training" and name not in self._memories:
-            self.respell()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_spelt"}
