@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -173,18 +173,19 @@ def profile_network(
     """
     names = {module: name for name, module in net.named_modules()}
     hearing, work = Hearing(names, is_neuron), DenseWork()
-    samples, lengths, was_training = 0, set(), net.training
+    first, samples, lengths, was_training = 0, 0, set(), net.training
     with ExitStack() as stack:
         stack.callback(net.train, was_training)
         for module in net.modules():
             if isinstance(module, HEARD) or is_neuron(module):
                 stack.callback(module.register_forward_hook(hearing).remove)
-        stack.enter_context(work.of(net))
         net.eval()
         for x_seq, _ in batches:
-            net(x_seq)
+            with nullcontext() if samples else work.of(net):  # every batch does the same
+                net(x_seq)
             lengths.add(x_seq.shape[0])
             samples += x_seq.shape[1]
+            first = first or samples
     if len(lengths) != 1:
         raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
     (T,) = lengths
@@ -198,7 +199,7 @@ def profile_network(
     neurons = [NeuronLayer(names[m], t.values // steps, t.density) for m, t in tallies.items() if is_neuron(m)]
     if not synapses or not neurons:
         raise ValueError(f"found {len(synapses)} convolutions and linear layers and {len(neurons)} neuron layers")
-    work.check(names, {m: steps * layer.shape.dense_operations for m, layer in synapses.items()}, samples)
+    work.check(names, {m: first * T * layer.shape.dense_operations for m, layer in synapses.items()}, first)
     return NetworkProfile(
         T,
         samples,

@@ -6,6 +6,7 @@ cannot be spelt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,10 +21,8 @@ class Spelt(Memory):
     """A module with dynamics and their text, which it is to spell again when one of its attributes changes."""
 
     declared: ClassVar[str]
+    dynamics: Callable[[], Dynamics]
     _spelt: tuple[tuple, str] | None = None  # what the text says, and the text
-
-    def dynamics(self) -> Dynamics:
-        raise NotImplementedError
 
     def respell(self) -> None:
         """Spell the dynamics that the attributes describe now; nothing where they describe none yet."""
@@ -31,7 +30,7 @@ class Spelt(Memory):
             return
         try:
             dynamics = self.dynamics()
-        except Exception:  # half built, or refused when it is used: a setting may be a subclass's own property
+        except (AttributeError, TypeError, ValueError):  # half built, or a setting that is refused when it is used
             self.__dict__["_spelt"] = None
         else:
             self.__dict__["_spelt"] = said(dynamics), spell(self.declared, dynamics)
