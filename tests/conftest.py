@@ -1,6 +1,7 @@
 """Set before anything imports torch or Triton: threads, and without a GPU Triton's interpreter."""
 
 import os
+import signal
 from importlib.util import find_spec
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # pytest -n: OpenMP's threads of several processes wait for each other
@@ -11,6 +12,10 @@ import torch
 
 from tests.helpers import COUNTED, ENVIRONMENT
 from tests.interpreter import replace_the_language_once_per_launch
+
+for signum, ending in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(signum) == signal.SIG_IGN:  # started in the background, by nohup: what tests start is not
+        signal.signal(signum, ending)
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # its kernels run on the CPU

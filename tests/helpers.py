@@ -89,7 +89,7 @@ def run_training(
         pid = int(server.stdout.readline())
         try:
             if kill_when is not None:
-                wait_until(kill_when, timeout)
+                wait_until(lambda: kill_when() or not Path(f"/proc/{pid}").exists(), timeout)
                 send([pid], kill_with)  # unless it was faster
         except BaseException:
             send([pid], signal.SIGKILL)  # the server waits for it

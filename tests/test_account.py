@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from accounts.profile import profile_network
@@ -11,6 +12,7 @@ from models import build_model
 from tests.helpers import run_training
 
 
+@pytest.mark.slow
 def test_the_relu_row_of_event_data_is_of_one_frame_of_all_events(infer, tmp_path):
     """In 32 frames a pixel has one event a frame at most, so the first of one sample passes for spikes."""
     options = (

@@ -54,11 +54,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [25, pytest.param(800, marks=pytest.mark.long)])
-@pytest.mark.parametrize(
-    "command",
-    ["list", *(pytest.param(each, marks=pytest.mark.slow) for each in ("report small", "compare", "-resume"))],
-)
+@pytest.mark.parametrize("command", ["list", "report small", "compare", "-resume"])
 def test_commands_over_damaged_runs(made_runs, tmp_path, monkeypatch, capsys, command, count):
     """Each ends well, or with exit code 2 and one line; a resume of a damaged run writes nothing into it."""
     rng = random.Random(6)

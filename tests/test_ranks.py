@@ -63,6 +63,7 @@ def test_two_ranks_compute_what_one_process_does(steps, case):
     assert difference(steps / f"2_{case}.pt", steps / f"1_{case}.pt") < 1e-9
 
 
+@pytest.mark.slow
 def test_four_ranks_compute_what_one_process_does(steps):
     assert difference(steps / "4_plif_recomputed.pt", steps / "1_plif_recomputed.pt") < 1e-9
 
@@ -73,10 +74,12 @@ def test_four_ranks_compute_what_one_process_does_in_deep_networks(steps, steps_
     assert difference(steps_of_four / f"4_{case}.pt", steps / f"1_{case}.pt") < 1e-9
 
 
+@pytest.mark.slow
 def test_without_synchronised_batch_norm_it_is_another_network(steps):
     assert difference(steps / "2_no_sync_bn.pt", steps / "1_no_sync_bn.pt") > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no_sync_bn", "plif_recomputed"])
 def test_all_ranks_test_the_network_that_is_saved(steps, case):
     """Without synchronised batch norm, each has had running statistics of its own share."""

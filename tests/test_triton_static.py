@@ -1,17 +1,17 @@
 """What Triton's kernels cost on a GPU, read from machine code that needs none: nothing spills, ceilings hold."""
 
 import json
-import subprocess
-import sys
 from importlib.metadata import version
 
 import pytest
 
 pytest.importorskip("triton.backends.nvidia", reason="Triton has no NVIDIA back end here")
 
+from benchmarks.__main__ import main as run_benchmarks
 from benchmarks.static import CAPABILITIES, CEILINGS, MOST_LAUNCHES, NEURONS, STANDARD, main
-from tests.helpers import ENVIRONMENT, ROOT, run_training
+from tests.helpers import ROOT, run_training
 from utils.cli import UsageError
+from utils.exit import one_line_errors
 
 SPILLED = 0 if version("triton") >= "3.7" else 8  # bytes; an older compiler is short of two registers
 PAIRS = [(neuron, capability) for neuron in NEURONS for capability in CAPABILITIES]
@@ -83,12 +83,14 @@ def test_the_results_kept_here_are_as_lean():
         (["-device", "cuda"], "unknown option -device"),
     ],
 )
-def test_bad_input_is_one_line(words, message, tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "static", *words, "-out_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(SystemExit) as ended, one_line_errors("benchmarks", UsageError):
+        run_benchmarks(["static", *words, "-out_dir", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -8,11 +8,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from .checkpoint import save_checkpoint
+from .cli import UsageError
 from .engine import TrainState
 from .exit import ENDING
 from .finite import stop_if_loss_is_not_finite, stop_if_state_is_not_finite
@@ -119,6 +121,9 @@ class Saver:
         self.watch.saved()
         if signum:
             ranks.leave()
+            if self.run is not None:
+                with suppress(UsageError):  # a full disk: the checkpoint is there
+                    self.run.draw()
             latest = self.run.latest if self.run else None
             print(f"stopped after {state.step} of {self.steps} batches of epoch {state.epoch}; resume with\n"
                   f"{resume_command(self.command, latest, ranks.world)}")  # fmt: skip
