@@ -23,6 +23,11 @@ if not torch.cuda.is_available():
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     replace_the_language_once_per_launch()
 
+SEEN_ELSEWHERE = {
+    *("test_fuzz", "test_fuzz_commands", "test_golden", "test_golden2", "test_killed", "test_other_neurons"),
+    *("test_resumable", "test_resume", "test_switch_neuron"),
+}
+
 # fixtures of several files: each is made once
 pytest_plugins = ("tests.fixtures_images", "tests.fixtures_inference", "tests.fixtures_reproduce")
 
@@ -32,14 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is long is slow, too. What takes a minute begins first: at the end, the other workers would wait for it.
 
     Lines are counted in the tests that are not slow: it takes a third more of their time; nor where kernels are
-    interpreted: there it takes as long again.
+    interpreted: there it takes as long again; nor in files that run lines which others run as well.
     """
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker("slow")
         file = item.path.stem
         interpreted = "triton" in item.name and file != "test_triton"
-        if item.get_closest_marker("slow") or file.startswith("test_fuzz") or interpreted:
+        if item.get_closest_marker("slow") or file in SEEN_ELSEWHERE or interpreted:
             item.add_marker("no_cover")
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
 

@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
+from tests.tree import files
 
-MADE = {"logs", "data_dir", "build", "__pycache__"}
 LONGEST = 250  # lines of a file
 ROOMS = ("settings", "data", "models", "utils")
-
-
-def files(pattern: str) -> list[Path]:
-    """Files of the project, hidden folders and what runs leave behind aside."""
-    found = (path.relative_to(ROOT) for path in ROOT.rglob(pattern))
-    return sorted(path for path in found if not MADE & {*path.parts} and not any(p[0] == "." for p in path.parts))
 
 
 DOCUMENTS = files("*.md")

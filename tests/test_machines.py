@@ -16,6 +16,7 @@ from models.layers import BatchNorm2d, norm_and_fire
 from neurons import build_neuron
 from neurons.ops import c_build, c_source
 from tests.helpers import ENVIRONMENT, ROOT
+from tests.tree import files
 
 # what a level adds that the one below lacks, as /proc/cpuinfo calls it
 LEVELS = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512bw"}
@@ -53,6 +54,7 @@ def test_workers_are_no_more_than_the_processors_that_a_rank_may_use(monkeypatch
     assert taken == [chosen, 3]
 
 
+@pytest.mark.no_cover
 def test_more_workers_than_processors_are_taken_without_a_warning(monkeypatch, recwarn):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     split = Split(lambda i: torch.zeros(3, 2, 2), [0] * 8, torch.nn.Identity(), seed=0)
@@ -186,15 +188,11 @@ def opens_text(call: ast.Call) -> bool:
 
 
 def test_every_text_file_is_opened_as_utf8():
-    of_tests = ROOT / "tests"
-    files = [
-        path for path in ROOT.glob("*/**/*.py") if (ROOT / path.relative_to(ROOT).parts[0] / "__init__.py").exists()
-    ]
     calls = [
         (path, node)
-        for path in [*files, *ROOT.glob("*.py")]
-        if of_tests not in path.parents
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for path in files("*.py")
+        if path.parts[0] != "tests"
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8")))
         if isinstance(node, ast.Call) and opens_text(node)
     ]
     assert len(calls) > 30

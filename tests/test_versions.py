@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.helpers import ROOT
+from tests.tree import files
 
 # imported here and there, and pinned by another: Triton by torch (its CUDA builds bring it), the last is this project
 NOT_PINNED = {"triton", "clif_neurons", "neurobench"}
@@ -58,12 +59,7 @@ def imported(paths: list[Path]) -> set[str]:
 
 
 def sources(*, tests: bool) -> list[Path]:
-    skipped = {"logs", "data_dir", "build"}
-    parts = {path: path.relative_to(ROOT).parts for path in ROOT.rglob("*.py")}
-    own = [
-        path for path, names in parts.items() if not any(name[0] == "." for name in names) and names[0] not in skipped
-    ]
-    return [path for path in own if tests or parts[path][0] != "tests"]
+    return [ROOT / path for path in files("*.py") if tests or path.parts[0] != "tests"]
 
 
 def distributions(packages: set[str]) -> set[str]:
