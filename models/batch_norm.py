@@ -44,7 +44,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         super().__init__(num_features)
         self.merged, self.step_mode = merged, step_mode
         self.statistics = "shared"
-        self.momentum: float = 0.1
+        self.momentum: float | None = 0.1
         self.register_memory("t", 0)  # type: ignore[operator]
         self.num_batches_tracked: Tensor
         self.running_mean: Tensor
@@ -167,6 +167,10 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         """Update by mean and, multiplied by ``correction``, unbiased variance [T, C]."""
         if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
+        if self.momentum is None:
+            raise ValueError(
+                "momentum None, a mean over all batches, is not followed here: models.recalibrate takes it"
+            )
         of_steps: tuple[Tensor | None, Tensor | None] = (None, None)
         if not self.merged:
             of_steps = self._of_these_steps(mean, var, correction)

@@ -91,3 +91,15 @@ def test_statistics_of_steps_that_training_will_not_see_are_forgotten():
     keep_steps(net, T + 3)
     assert steps_known(net) == T - 1
     assert note_on_length(net, T)
+
+
+@pytest.mark.parametrize("name", ["snn5_noAP", "plif_fashion_32"])
+def test_a_momentum_that_is_a_mean_over_all_batches_is_refused(name):
+    """torch's norms take None for it."""
+    net = build_model(name, "CLIF")
+    norm = batch_norms(net)[0]
+    norm.momentum = None
+    with pytest.raises(ValueError, match="momentum None"):
+        net(torch.rand(2, 2, 3, 32, 32))
+    assert norm.num_batches_tracked == 0
+    assert net.eval()(torch.rand(2, 2, 3, 32, 32)).isfinite().all()
