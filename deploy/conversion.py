@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from models import build_like, replace_neurons
-from neurons import PLIF, SpikingNeuron
+from neurons import PLIF, WITH_LIF_TWIN, SpikingNeuron
 from utils.progress import progress
 
 Reset = float | None
@@ -56,7 +56,8 @@ def lif_twin(
             its twin with the same reset is the same network.
 
     Raises:
-        ValueError: if there are no spiking neurons, or a mapping does not name exactly the neuron layers.
+        ValueError: if there are no spiking neurons, one does what no weights of LIF say (KLIF's slope), or a mapping
+            does not name exactly the neuron layers.
     """
     tensors = chain(net.parameters(), net.buffers())
     twin = copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
@@ -64,6 +65,9 @@ def lif_twin(
     resets, taus = per_layer(v_reset, neurons, "v_reset"), per_layer(tau, neurons, "tau")
 
     def lif(name: str, neuron: SpikingNeuron) -> nn.Module:
+        if not neuron.has_lif_twin:
+            raise ValueError(f"layer {name}: LIF with the same weights stands in for {', '.join(WITH_LIF_TWIN)}, "
+                             f"not for {type(neuron).__name__}")  # fmt: skip
         tau = learned_tau(neuron) if taus[name] is None else taus[name]
         return build_like(neuron, "LIF", tau=tau, v_reset=resets[name], bptt_k=None)
 
@@ -77,7 +81,7 @@ def learned_tau(neuron: SpikingNeuron) -> float:
     Raises:
         ValueError: if each channel has its own, which LIF has not.
     """
-    w = neuron.state_dict()["w"] if isinstance(neuron, PLIF) else None
+    w: Any = neuron.w.detach() if isinstance(neuron, PLIF) else None  # by its name: it may be parametrised
     if w is not None and w.dim():
         raise ValueError(f"{type(neuron).__name__} has learned a time constant for each of {len(w)} channels, and LIF "
                          "has one for all")  # fmt: skip

@@ -61,7 +61,7 @@ class GraphBuilder:
             elif node.op == "call_module":
                 self.layer(node)
             elif getattr(node.target, "__name__", node.target) == "add":
-                self.outputs[node] = [name for term in node.args for name in self.outputs[term]]
+                self.sum(node)
             else:
                 raise NotInNIRError(f"NIR has no operation {node.target}, which the network uses between its layers")
         return nir.NIRGraph(self.nodes, self.edges, {"dt": self.dt})
@@ -72,7 +72,21 @@ class GraphBuilder:
         rule = next((rule for kind, rule in self.rules.items() if isinstance(module, kind)), None)
         if rule is None:
             raise NotInNIRError(f"layer {name}: NIR has no {type(module).__name__}")
-        rule(name, module, node)
+        runs = sum(self.module(known) is module for known in self.outputs)
+        if runs and isinstance(module, SpikingNeuron):
+            raise NotInNIRError(f"layer {name}: it runs twice in a step, and two nodes of NIR have no state in common")
+        rule(f"{name}.run{runs + 1}" if runs else name, module, node)  # one pool in two places is two nodes
+
+    def sum(self, node: fx.Node) -> None:
+        """Edges into one node add up, each once and as it is."""
+        terms = [term for term in node.args if isinstance(term, fx.Node)]
+        names = [name for term in terms for name in self.outputs[term]]
+        plain = len(terms) == len(node.args) == 2 and not node.kwargs
+        if not plain or len(set(names)) < len(names) or {*map(shape_of, terms)} != {shape_of(node)}:
+            raise NotInNIRError(
+                f"NIR adds the outputs of two layers as they are, and not {node}{node.args}{node.kwargs or ''}"
+            )
+        self.outputs[node] = names
 
     def module(self, node: fx.Node) -> nn.Module | None:
         return self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None

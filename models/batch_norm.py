@@ -44,7 +44,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         super().__init__(num_features)
         self.merged, self.step_mode = merged, step_mode
         self.statistics = "shared"
-        self.momentum: float = 0.1
+        self.momentum: float | None = 0.1
         self.register_memory("t", 0)  # type: ignore[operator]
         self.num_batches_tracked: Tensor
         self.running_mean: Tensor
@@ -167,6 +167,10 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
         """Update by mean and, multiplied by ``correction``, unbiased variance [T, C]."""
         if not torch.compiler.is_compiling() and RECOMPUTING.get():  # they have been updated once
             return
+        if self.momentum is None:
+            raise ValueError(
+                "momentum None, a mean over all batches, is not followed here: models.recalibrate takes it"
+            )
         of_steps: tuple[Tensor | None, Tensor | None] = (None, None)
         if not self.merged:
             of_steps = self._of_these_steps(mean, var, correction)
@@ -182,7 +186,7 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             for name, batch in zip(OF_STEPS, (mean, var * correction), strict=True):
                 rows = torch.arange(known - first, last - first, device=batch.device).clamp(min=0)
                 new = batch[rows]  # to steps before this call that nobody saw in training, too
-                setattr(self, name, torch.cat([getattr(self, name), new]) if known else new)
+                self._hold(name, torch.cat([getattr(self, name), new]) if known else new)
         assert self.running_mean_t is not None
         assert self.running_var_t is not None
         return self.running_mean_t[first:last], self.running_var_t[first:last]
@@ -190,7 +194,15 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
     def keep_steps(self, T: int) -> None:
         """Forget the running statistics of steps from T on."""
         if self.running_mean_t is not None and self.running_var_t is not None:
-            self.running_mean_t, self.running_var_t = self.running_mean_t[:T].clone(), self.running_var_t[:T].clone()
+            self._hold("running_mean_t", self.running_mean_t[:T].clone())
+            self._hold("running_var_t", self.running_var_t[:T].clone())
+
+    def _hold(self, name: str, rows: Tensor) -> None:
+        """Make rows the statistics of each step. A tensor made in inference mode could not be updated outside of it."""
+        if not torch.compiler.is_compiling() and rows.is_inference():
+            with torch.inference_mode(False):
+                rows = rows.clone()
+        setattr(self, name, rows)
 
     def forget(self) -> None:
         """Running statistics back to their start: no batch seen."""
@@ -204,7 +216,9 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
                 state_dict.pop(prefix + name, None)
             there = state_dict.get(prefix + name)
             shape = () if there is None else (*there.shape[:1], self.num_features)  # another one torch refuses
-            setattr(self, name, None if there is None else self.running_mean.new_empty(shape))
+            setattr(self, name, None)
+            if there is not None:
+                self._hold(name, self.running_mean.new_empty(shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:

@@ -192,8 +192,7 @@ class SpikingNetwork(nn.Module, base.StepModule):
         Raises:
             ValueError: if there are no steps.
         """
-        if not x_seq.dim() or not x_seq.shape[0]:
-            raise ValueError(f"a sequence [T, N, C, H, W] has one step or more, and this is {list(x_seq.shape)}")
+        check_steps(x_seq)
         self.reset_states()
         logits = self.run(x_seq) if self.step_mode == "m" else self._step_by_step(x_seq)
         self.reset_states()
@@ -213,6 +212,16 @@ class SpikingNetwork(nn.Module, base.StepModule):
             return logits
         finite = torch.stack([state.isfinite().all() for state in states]).all()
         return torch.where(finite, logits, math.nan)
+
+
+def check_steps(x_seq: Tensor) -> None:
+    """Refuse a sequence without steps.
+
+    Raises:
+        ValueError: with its shape.
+    """
+    if not x_seq.dim() or not x_seq.shape[0]:
+        raise ValueError(f"a sequence [T, N, C, H, W] has one step or more, and this is {list(x_seq.shape)}")
 
 
 def init_conv_kaiming(net: nn.Module) -> None:

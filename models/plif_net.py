@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neurons import ops
 
-from .layers import Parts, SpikingNetwork, conv3x3, norm_and_fire
+from .layers import Parts, SpikingNetwork, check_steps, conv3x3, norm_and_fire
 
 HIDDEN, VOTERS = 2048, 10  # at the published width of 128; output neurons to a class
 
@@ -51,6 +51,7 @@ class PLIFNet(SpikingNetwork):
 
     def forward(self, x_seq: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K], multiples of 1/10."""
+        check_steps(x_seq)  # the first layers run before those that the base sees to
         self.reset_states()
         norm = self.static_conv[1]
         if ops.is_still(x_seq) and norm.is_scale_and_shift:  # one update of the running statistics, not T; not TEBN's T

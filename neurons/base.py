@@ -105,15 +105,6 @@ class SpikingNeuron(Spelt):
         check_names(cls)
         cls.declared = declare(cls)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """As of any module; where states start from an option, their start moves with it, and the text with each."""
-        super().__setattr__(name, value)
-        if name in type(self).states.values() and self._memories:
-            for state, start in self.starts():
-                self.start_at(state, start)
-        if "_spelt" in self.__dict__ and name not in self._memories and name != "training":
-            self.respell()
-
     @property
     def width(self) -> float:
         """The surrogate's α, whatever else is called alpha (GLIF has a gate of that name)."""

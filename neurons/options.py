@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -27,7 +27,9 @@ DEFAULTS: dict[str, Any] = {
     "channels": None,
     "step_mode": "m",
 }
-EVERY = ("surrogate", "alpha", "backend", "keep_state", "bptt_k")  # options of every neuron that has a step
+COMPUTATION = ("surrogate", "alpha", "backend", "bptt_k")
+EVERY = (*COMPUTATION, "keep_state")  # options of every neuron that has a step
+CHECKED = frozenset({*COMPUTATION, *DEFAULTS} - {"step_mode"})  # of which not every value means something
 
 
 def takes(neuron: Any, option: str) -> bool:
@@ -130,6 +132,24 @@ def check_computation(
         raise ValueError("bptt_k works with a named surrogate, not with one of your own")
     if fused:
         raise ValueError(f"bptt_k is computed by torch, and backend {backend} was asked for; leave it out")
+
+
+def check_change(neuron: Any, name: str, value: Any) -> None:
+    """Refuse another value for an option of a neuron that is built, as its constructor would.
+
+    A step with τ = 0.5, or with a reset above V_th, computes something. What is no number is refused when it is used.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if not neuron.takes(name) or any(each.name == name for each in neuron.learned):
+        return
+    if name in COMPUTATION:
+        now = {"surrogate": neuron.surrogate, "alpha": neuron.width, "backend": neuron.backend, "bptt_k": neuron.bptt_k}
+        check_computation(**{**now, name: value})
+    elif isinstance(value, Real | None):
+        now = {option: getattr(neuron, option) if neuron.takes(option) else start for option, start in DEFAULTS.items()}
+        check_options(type(neuron), {**now, name: value})
 
 
 def first_value(learned: Learned, neuron: Any, T: int | None, channels: int | None) -> Tensor:

@@ -15,14 +15,30 @@ import torch
 from .memory import Memory
 from .ops import Dynamics
 from .ops.dynamics import said, spell
+from .options import CHECKED, check_change
 
 
 class Spelt(Memory):
     """A module with dynamics and their text, which it is to spell again when one of its attributes changes."""
 
     declared: ClassVar[str]
+    states: ClassVar[dict[str, float | str]]
+    starts: Callable[[], tuple[tuple[str, float], ...]]
     dynamics: Callable[[], Dynamics]
     _spelt: tuple[tuple, str] | None = None  # what the text says, and the text
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """As of any module; an option of one that is built is checked first, states that start from it move along, and
+        so does the text."""
+        built = "_spelt" in self.__dict__
+        if built and name in CHECKED:
+            check_change(self, name, value)
+        super().__setattr__(name, value)
+        if name in type(self).states.values() and self._memories:
+            for state, start in self.starts():
+                self.start_at(state, start)
+        if built and name not in self._memories and name != "training":
+            self.respell()
 
     def respell(self) -> None:
         """Spell the dynamics that the attributes describe now; nothing where they describe none yet."""

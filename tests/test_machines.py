@@ -169,8 +169,9 @@ def test_commands_read_and_write_utf8_whatever_the_locale(tmp_path):
         f"reproduce.py report digits_accuracy --runs_dir {tmp_path} --html {tmp_path}/page.html",
         f"reproduce.py compare {tmp_path}/run --out {tmp_path}/compared",
     ):
-        words = [sys.executable, *command.split()]
-        ended = subprocess.run(words, cwd=ROOT, env={**ENVIRONMENT, **NOT_UTF8}, capture_output=True, check=False)
+        words, nothing_compiled = [sys.executable, *command.split()], {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment = {**ENVIRONMENT, **NOT_UTF8, **nothing_compiled}
+        ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False)
         assert ended.returncode == 0, ended.stderr.decode()
     assert "±" in (tmp_path / "report" / "digits_accuracy.md").read_text("utf-8")
 

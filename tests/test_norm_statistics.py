@@ -91,3 +91,28 @@ def test_statistics_of_steps_that_training_will_not_see_are_forgotten():
     keep_steps(net, T + 3)
     assert steps_known(net) == T - 1
     assert note_on_length(net, T)
+
+
+@pytest.mark.parametrize("name", ["snn5_noAP", "plif_fashion_32"])
+def test_a_momentum_that_is_a_mean_over_all_batches_is_refused(name):
+    """torch's norms take None for it."""
+    net = build_model(name, "CLIF")
+    norm = batch_norms(net)[0]
+    norm.momentum = None
+    with pytest.raises(ValueError, match="momentum None"):
+        net(torch.rand(2, 2, 3, 32, 32))
+    assert norm.num_batches_tracked == 0
+    assert net.eval()(torch.rand(2, 2, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["snn5_noAP", "spike_driven_transformer"])
+def test_statistics_taken_in_inference_mode_are_followed_outside_of_it(name):
+    net, x_seq = build_model(name, "CLIF", bn="per_step"), torch.rand(3, 2, 3, 32, 32)
+    with torch.inference_mode():
+        recalibrate(net, [(x_seq[:2], None)] * 2)
+        keep_steps(net, 1)
+        net.load_state_dict(net.state_dict())
+    for norm in batch_norms(net):
+        assert not any(buffer.is_inference() for buffer in norm.buffers())
+    net(x_seq).sum().backward()
+    assert steps_known(net) == 3

@@ -1,10 +1,13 @@
 """Strange inputs and weights (how they lie in memory, their types, nothing in them), and settings put in by hand."""
 
+import re
+
 import pytest
 import torch
 from spikingjelly.activation_based import functional
 from torch.func import functional_call
 
+from models import build_model
 from models.batch_norm import BatchNorm2d
 from models.layers import Conv2d, norm_and_fire
 from neurons import LIF, NEURONS, SpikingNeuron, build_neuron
@@ -209,3 +212,39 @@ def test_states_are_detached_and_the_spikes_are_not(step_mode, backend):
     assert spikes.requires_grad
     assert last.requires_grad
     assert not any(state.requires_grad for state in neuron.memories())
+
+
+@pytest.mark.parametrize("shape", [(), (0, 2, 3, 32, 32)])
+@pytest.mark.parametrize("name", ["snn5_noAP", "plif_fashion_32"])
+def test_every_network_wants_a_step(name, shape):
+    with pytest.raises(ValueError, match="has one step or more"):
+        build_model(name, "CLIF")(torch.rand(shape))
+
+
+UNFIT = {"tau": 0.5, "v_threshold": float("nan"), "v_reset": 2.0, "alpha": 0.0, "surrogate": "step", "backend": "cpp",
+         "bptt_k": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", UNFIT)
+def test_an_option_set_later_is_checked_as_in_the_constructor(option):
+    with pytest.raises(ValueError, match=option if option != "alpha" else "width") as refused:
+        LIF(**{option: UNFIT[option]})
+    neuron = LIF(v_reset=-0.5, keep_state=False)
+    before = getattr(neuron, option)
+    with pytest.raises(ValueError, match=re.escape(str(refused.value))):
+        setattr(neuron, option, UNFIT[option])
+    assert getattr(neuron, option) == before
+    neuron.v_threshold, neuron.v_reset, neuron.tau, neuron.alpha, neuron.surrogate = 0.25, -0.25, 4, 0.5, "atan"
+    other = LIF(4, 0.25, v_reset=-0.25, alpha=0.5, surrogate="atan", keep_state=False)
+    x_seq = torch.randn(4, 3, 5)
+    assert torch.equal(neuron(x_seq), other(x_seq))
+
+
+def test_what_a_neuron_of_ones_own_calls_like_an_option_is_its_own():
+    class Own(SpikingNeuron):
+        step = staticmethod(lambda c, u, tau, spike: (spike(tau * u + c - 1), tau * u + c))
+        states, settings = {"v": 0.0}, ("tau",)
+
+    neuron = Own()
+    neuron.tau = 0.5
+    assert neuron(torch.full((3, 1), 0.6)).flatten().tolist() == [0, 0, 1]  # u: 0.6, 0.9, 1.05

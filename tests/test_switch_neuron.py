@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from deploy.conversion import lif_twin
 from models import build_model, exchange_neurons
 from neurons import CLIF, LIF, SpikingNeuron
 from tests.helpers import (
@@ -172,3 +173,11 @@ def test_on_two_ranks(home, whole):
 def test_what_cannot_be_exchanged_is_refused(options, words, tmp_path):
     assert_refused(run_training("-neuron", "LIF", *options.split(), cwd=tmp_path), words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["KLIF", "ILIF", "GLIF"])
+def test_lif_stands_in_for_none_that_does_more(name):
+    """KLIF's learned slope, say, would be lost without a word."""
+    net = build_model("mlp3", name, T=2)
+    with pytest.raises(ValueError, match=rf"layer features\.0\.act: LIF .* LIF, PLIF, CLIF, not for {name}$"):
+        lif_twin(net)

@@ -18,12 +18,14 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC"),
     *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()),
 )
 TIME_LIMIT = 60  # seconds for one compilation
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # whatever the locale's is
 CHECKSUM = hashlib.sha256().digest_size  # bytes at the end of a library
 PRIVATE: list[tempfile.TemporaryDirectory] = []  # gone when the process is
 REMEDY = "install gcc or clang, or set CC to a C compiler"
@@ -77,9 +79,7 @@ def build(cc: str, source: str, path: Path) -> None:
     try:
         command = [cc, *FLAGS, "-x", "c", "-", "-o", aside, "-lm"]
         try:
-            done = subprocess.run(
-                command, input=source, capture_output=True, text=True, timeout=TIME_LIMIT, check=False
-            )
+            done = subprocess.run(command, input=source, capture_output=True, **TEXT, timeout=TIME_LIMIT, check=False)
         except subprocess.TimeoutExpired:
             raise BuildError(f"{cc} has not compiled a neuron after {TIME_LIMIT} s") from None
         except OSError as error:
@@ -128,7 +128,7 @@ def is_safe(path: Path) -> bool:
 def version(cc: str) -> str:
     """What a compiler says of itself: an update compiles again."""
     try:
-        done = subprocess.run([cc, "--version"], capture_output=True, text=True, timeout=TIME_LIMIT, check=False)
+        done = subprocess.run([cc, "--version"], capture_output=True, **TEXT, timeout=TIME_LIMIT, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout

@@ -22,7 +22,7 @@ from .graph import Node, inputs_of, is_scaled, ordered
 from .trace import DerivationError
 
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "and": "&"}
-CALLS = {"abs": "ABS", "sqrt": "SQRT", "maximum": "MAX", "minimum": "MIN", "where": "CHOOSE"}
+CALLS = {"abs": "ABS", "sqrt": "SQRT", "maximum": "MAX", "minimum": "MIN", "where": "CHOOSE", "exp": "exp_of"}
 CALLS |= {op: op.upper() for op in ("ge", "gt", "le", "lt", "eq")}
 LITERAL = (0.0, 1.0)  # constants that are written as they are
 LOG2_E = math.log2(math.e)
@@ -201,11 +201,12 @@ class Writer:
         if node.op in INFIX:
             return f" {INFIX[node.op]} ".join(args)
         if node.op in CALLS:
-            return f"{CALLS[node.op]}({', '.join(args)})"
+            call = f"{CALLS[node.op]}({', '.join(args)})"
+            if node.op not in ("maximum", "minimum") or node.args[0].constant is not None:
+                return call
+            return f"CHOOSE(EQ({args[0]}, {args[0]}), {call}, {args[0]})"  # a NaN of the second alone is handed on
         if node.op == "neg":
             return f"-{args[0]}"
-        if node.op == "exp":
-            return f"power_of_2(bounded({self.scaled(node.args[0], LOG2_E)}))"
         if node.op == "sigmoid":
             return f"sigmoid_of({self.scaled(node.args[0], -LOG2_E)})"
         if node.op == "tanh":  # 2·σ(2x) − 1

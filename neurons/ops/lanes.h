@@ -10,6 +10,10 @@
 #include <float.h>
 #include <math.h>
 
+/* 2^f of an f of ±½. */
+#define FRACTION(f) \
+    (((((1.327646109e-3f * f + 9.675541721e-3f) * f + 5.550713311e-2f) * f + 2.402211972e-1f) * f + 6.931469670e-1f) * f + 1.0f)
+
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 enum { LANES = 16, TENSORS = 1 };
 typedef __m512 num;
@@ -31,6 +35,8 @@ typedef __mmask16 mask;
 #define LE(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ)
 #define LT(a, b) _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ)
 #define EQ(a, b) _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ)
+#define WHOLE(x) _mm512_roundscale_ps(x, 0)
+#define SCALE(x, n) _mm512_scalef_ps(x, n)
 #define NOT_FINITE(x) _mm512_fpclass_ps_mask(x, 0x99) /* NaNs of both kinds, infinities of both signs */
 
 static inline num read_from(const void *array, int64_t i, mask live) {
@@ -71,9 +77,7 @@ static inline num reciprocal(num a) { /* of an a that is neither 0 nor infinite 
 
 static inline num power_of_2(num z) { /* within 8e-8: 2^n·2^f with n whole and |f| ≤ ½ */
     const num f = _mm512_reduce_ps(z, 0);
-    num p = (1.327646109e-3f * f + 9.675541721e-3f) * f + 5.550713311e-2f;
-    p = ((p * f + 2.402211972e-1f) * f + 6.931469670e-1f) * f + 1.0f;
-    return _mm512_scalef_ps(p, z - f);
+    return SCALE(FRACTION(f), z - f);
 }
 
 /* What σ's reciprocal can take; 2^z may be 0. A NaN stays one. */
@@ -100,6 +104,8 @@ typedef _Bool mask;
 #define LE(a, b) ((a) <= (b))
 #define LT(a, b) ((a) < (b))
 #define EQ(a, b) ((a) == (b))
+#define WHOLE(x) ((x) + 12582912.0f - 12582912.0f)
+#define SCALE(x, n) ((x) * power_of_2(WHOLE(0.5f * (n))) * power_of_2((n) - WHOLE(0.5f * (n)))) /* it may leave float */
 #define NOT_FINITE(x) !(fabsf(x) <= FLT_MAX)
 
 static inline num reciprocal(num a) { return 1.0f / a; }
@@ -107,8 +113,7 @@ static inline num reciprocal(num a) { return 1.0f / a; }
 static inline num power_of_2(num z) { /* as above; a sum with 1.5·2^23 is rounded to a whole number, in its low bits */
     const float magic = 12582912.0f;
     float shifted = z + magic, f = z - (shifted - magic);
-    float p = (1.327646109e-3f * f + 9.675541721e-3f) * f + 5.550713311e-2f;
-    p = ((p * f + 2.402211972e-1f) * f + 6.931469670e-1f) * f + 1.0f;
+    float p = FRACTION(f);
     uint32_t bits, n;
     memcpy(&bits, &p, 4), memcpy(&n, &shifted, 4);
     bits += n << 23;
@@ -121,3 +126,10 @@ static inline num bounded(num z) { return MAX(NUM(-125.0f), MIN(NUM(125.0f), z))
 #endif
 
 static inline num sigmoid_of(num z) { return reciprocal(1.0f + power_of_2(bounded(z))); } /* 1 / (1 + 2^z) */
+
+/* exp(x); beyond these bounds it is 0 and infinite, and a NaN stays one. n·ln 2 is taken in two parts, the first exact. */
+static inline num exp_of(num x) {
+    x = MAX(NUM(-104.0f), MIN(NUM(89.0f), x));
+    const num n = WHOLE(x * 1.44269504f), f = (x - n * 0.693359375f + n * 2.12194440e-4f) * 1.44269504f;
+    return SCALE(FRACTION(f), n);
+}
