@@ -181,3 +181,12 @@ def test_standard_streams_that_are_closed_lead_nowhere():
         "    sys.exit(0 if os.open('/dev/null', os.O_RDONLY) > 2 else 1)\n"
     )
     assert subprocess.run(f'exec {sys.executable} -c "{check}" <&- >&- 2>&-', shell=True, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_training_whose_log_is_full_leaves_no_empty_run(tmp_path):
+    options = "-dataset digits -model mlp3 -T 2 -b 64 -epochs 1 -train_fraction 0.1 -device cpu -name run"
+    command = f"exec {sys.executable} {SCRIPT} {options} >/dev/full"
+    ended = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "logs/run").exists()
