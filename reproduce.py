@@ -20,6 +20,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 from reproduction.checked_yaml import RecipeError
@@ -165,8 +166,10 @@ def run(recipe: Recipe, args: Namespace, results: Results) -> int:
             done = "  # finished" if results.is_finished(job.run, job.seed) else ""
             print(shown(command_line(job, results, args.data_dir, args.added)) + done)
         return 0
-    with naming_disk(args.runs_dir):
-        args.runs_dir.mkdir(parents=True, exist_ok=True)
+    if not all(results.is_finished(job.run, job.seed) for job in jobs):
+        with naming_disk(args.runs_dir):  # once, and not by each of the runs
+            args.runs_dir.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=args.runs_dir).close()
     failures = run_jobs(jobs, results, args.data_dir, args.added)
     print(f"{recipe.name}: {len(jobs) - len(failures)} of {len(jobs)} runs finished")
     for failure in failures:

@@ -72,11 +72,11 @@ def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str
 
     # -- the run's folder: nothing is written before this line, and rank 0 alone writes
     run = open_run(state, task, s, resumed) if ranks.is_first else None
-    print_heading(state, task, s, computed_by, run)
 
     # -- epochs
     row: dict[str, float] = {}
     with Watch(s.save_every, patient=ranks.world > 1) as watch, left_in_order(run):
+        print_heading(state, task, s, computed_by, run)
         saver = Saver(state, watch, run, len(batches), command)
         while state.epoch < s.epochs:
             state.started = time.perf_counter()

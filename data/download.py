@@ -50,6 +50,8 @@ def fetch(url: str, path: Path, md5: str, hint: str = "", *, download: bool = Tr
         DataError: if the file is missing and cannot be fetched, the answer is empty or a web page, or the MD5 differs.
     """
     how = by_hand(url, path, md5, hint)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; move it away and {how}")
     if path.exists():
         found = calculate_md5(path)
         if found != md5:

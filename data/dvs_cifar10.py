@@ -14,7 +14,7 @@ from .description import described
 from .download import fetch, unpack
 from .events import DVS128, integrate, read_aedat2
 from .frames import cached_frames, count_in_words, resize
-from .home import find_home, holds
+from .home import files_in, find_home, holds
 from .made_up_events import write_dvs_cifar10
 from .task import DataError, DataOptions, Split, Task
 
@@ -109,7 +109,7 @@ def list_files(folder: Path) -> tuple[list[Path], list[int], list[int]]:
     """
     files: list[tuple[int, int, Path]] = []  # (label, number, file)
     for label, name in enumerate(CLASSES):
-        found = sorted((folder / name).glob("*.aedat"))
+        found = files_in(folder / name, "*.aedat")
         if not found:
             raise DataError(
                 f"{folder / name} holds no .aedat files; move the folder away and run again, or unpack {name}.zip"

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from .augment import dvs_cifar10_pt_train
 from .description import described
 from .dvs_cifar10 import CLASSES, OFFICIAL_COUNTS, SIZE
-from .frames import count_in_words, resize_nearest
-from .home import find_home
+from .frames import count_in_words, length_and_time, resize_nearest
+from .home import files_in, find_home
 from .made_up_events import write_dvs_cifar10_pt
 from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
@@ -49,11 +49,13 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
     Raises:
         DataError: if files are missing or broken, hold another T, or the same frames are in both splits.
     """
-    home = find_home(options.data_dir, ["DVSCIFAR10-pt"], lambda folder: any(folder.glob("train/*.pt")))
+    home = find_home(options.data_dir, ["DVSCIFAR10-pt"], lambda folder: bool(files_in(folder / "train", "*.pt")))
     files: list[Path] = []
     index: dict[str, dict[str, Entry]] = {}
     for split in ("train", "test"):
-        found = sorted((home / split).glob("*.pt"), key=lambda file: (len(file.name), file.name))  # 2.pt before 10.pt
+        found = sorted(
+            files_in(home / split, "*.pt"), key=lambda file: (len(file.name), file.name)
+        )  # 2.pt before 10.pt
         if not found:
             raise DataError(
                 f"{home / split} holds no .pt files: put pairs (frames [T, 2, H, W], label) there, "
@@ -84,7 +86,7 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
 def read_index(folder: Path, files: list[Path]) -> dict[str, Entry]:
     """T, label and digest of every file, kept in ``labels.json`` so that only the first run opens them all."""
     kept = folder / "labels.json"
-    stats = {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    stats = {file.name: length_and_time(file) for file in files}
     try:
         index = {name: Entry(*entry) for name, entry in json.loads(kept.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError, AttributeError, TypeError):  # not there yet, or damaged: made again

@@ -14,7 +14,7 @@ from .description import described
 from .download import by_hand, fetch, unpack
 from .events import DVS128, integrate, read_aedat3, read_npz
 from .frames import cached_frames, count_in_words
-from .home import find_home, holds
+from .home import files_in, find_home, holds
 from .made_up_events import write_dvs_gesture_events
 from .scratch import build_aside
 from .task import DataError, DataOptions, Split, Task
@@ -149,7 +149,7 @@ def list_clips(events: Path) -> tuple[list[Path], list[int], torch.Tensor]:
     is_test: list[bool] = []
     for split, users in USERS.items():
         for label, folder in enumerate(FOLDERS):
-            for file in sorted((events / split / folder).glob("*.npz")):
+            for file in files_in(events / split / folder, "*.npz"):
                 match = re.match(r"user(\d+)_", file.name)
                 if match is None or int(match[1]) not in users:
                     raise DataError(

@@ -31,6 +31,9 @@ def main() -> int:
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped by SIGINT; nothing was written", file=sys.stderr)
+        return 130
     print(f"{options.data_dir / 'DVSCIFAR10-pt'}: {task.convention}")
     return 0
 

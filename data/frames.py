@@ -50,7 +50,8 @@ def cached_frames(
         DataError: if a file is broken, or the cache is broken or cannot be written.
     """
     root = os.path.commonpath(files)  # the whole data set may move
-    listing = "".join(f"{file.relative_to(root).as_posix()} {_length_and_time(file)}\n" for file in files)
+    about = {file: "{} {}".format(*length_and_time(file)) for file in files}
+    listing = "".join(f"{file.relative_to(root).as_posix()} {words}\n" for file, words in about.items())
     digest = hashlib.sha256(listing.encode()).hexdigest()[:12]
     target = folder / f"frames_T{T}_number_{size}x{size}_{digest}"
     shape = (len(files), T, 2, size, size)
@@ -66,10 +67,15 @@ def cached_frames(
     return partial(_load, target / "frames.npy")
 
 
-def _length_and_time(file: Path) -> str:
+def length_and_time(file: Path) -> tuple[int, int]:
+    """Bytes of a file, and ns since the epoch when it was changed.
+
+    Raises:
+        DataError: if there is none, as where a link leads nowhere.
+    """
     try:
         status = file.stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return status.st_size, status.st_mtime_ns
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from error
 

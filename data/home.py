@@ -42,6 +42,14 @@ def folders_in(path: Path) -> list[Path]:
         return []
 
 
+def files_in(path: Path, pattern: str) -> list[Path]:
+    """The files of a data set in a folder, by name: none whose name begins with a dot.
+
+    macOS leaves ``._x.npz`` beside ``x.npz`` on disks and in archives of other systems; it holds no data.
+    """
+    return sorted(each for each in path.glob(pattern) if not each.name.startswith("."))
+
+
 def holds(*names: str) -> Callable[[Path], bool]:
     """Whether a folder has a file or folder of one of these names."""
     return lambda folder: any((folder / name).exists() for name in names)

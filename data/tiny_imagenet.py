@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from .augment import normalise, tiny_imagenet_train
 from .description import described
 from .download import by_hand, fetch, unpack
-from .home import find_home, holds
+from .home import files_in, find_home, holds
 from .made_up_images import write_tiny_imagenet
 from .task import DataError, DataOptions, Split, Task
 
@@ -117,7 +117,7 @@ def list_train(folder: Path, wnids: list[str]) -> tuple[list[str], list[int]]:
     labels: list[int] = []
     for label, wnid in enumerate(wnids):
         images = folder / "train" / wnid / "images"
-        names = sorted(str(path) for path in images.glob("*.JPEG"))
+        names = [str(path) for path in files_in(images, "*.JPEG")]
         if not names:
             raise _missing(folder, images / "*.JPEG")
         files += names

@@ -48,6 +48,7 @@ from .told_apart import check_once, names_of
 CPU = torch.device("cpu")
 SHOWN = 6  # lags that have a column of their own in the table
 IN_A_ROW = 4  # names in the legend
+OF_FRESH = ("neuron", "model", "dataset", "T", "tau", "seed")
 TOLD_BY = ("dataset", "model", "T", "tau", "surrogate", "alpha", "seed")
 
 
@@ -175,7 +176,11 @@ def read_options(argv: Sequence[str] | None = None) -> Namespace:
     add("-data_dir", type=Path, default=Path("./data_dir"), help="folder that holds the data sets")
     add("-b", type=positive, default=64, help="batch size")
     add("-out_dir", type=Path, required=True, help="where gradient_flow.md, .json, .png and .pdf go")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in OF_FRESH:
+        if args.resume and getattr(args, name) != parser.get_default(name):
+            parser.error(f"-{name} is for fresh networks: those of -resume are as they were trained; leave one out")
+    return args
 
 
 def settings_of(checkpoint: Path) -> dict[str, Any]:
@@ -202,8 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.resume:
         wanted += [({**settings_of(path), "data_dir": args.data_dir}, path) for path in args.resume]
     else:
-        named = ("model", "dataset", "T", "tau", "seed", "data_dir")
-        settings = {name: getattr(args, name) for name in named}
+        settings = {name: getattr(args, name) for name in (*OF_FRESH, "data_dir")}
         wanted = [({**settings, "neuron": neuron}, None) for neuron in args.neuron]
     flows = []
     for settings, checkpoint in wanted:

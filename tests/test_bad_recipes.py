@@ -161,3 +161,8 @@ def test_a_file_in_the_place_of_the_run_folders_is_refused_at_once(small, comman
     if command == "run small":
         with pytest.raises(UsageError, match="cannot write to file/below"):
             main(*command.split(), "--runs_dir", "file/below")
+
+
+def test_run_folders_that_cannot_be_written_are_refused_once_and_not_by_each_run(small):
+    with pytest.raises(UsageError, match="cannot write to /proc"):
+        main("run", "small", "--runs_dir", "/proc")

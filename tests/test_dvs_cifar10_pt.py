@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import signal
 import sys
 
 import pytest
@@ -143,3 +144,17 @@ def test_what_export_cannot_read_is_one_line(words, monkeypatch, capsys):
     said = capsys.readouterr()
     assert (ended.value.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert said.err.startswith("export_frames: error: ")
+
+
+def test_export_that_is_stopped_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    write_dvs_cifar10(tmp_path, per_class=1)
+    monkeypatch.setattr(sys, "argv", ["export_frames", "--data_dir", str(tmp_path), "--T", "3"])
+    monkeypatch.setattr(torch, "save", lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert export_frames.main() == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "stopped by SIGINT; nothing was written\n"
+    assert not [*tmp_path.rglob("*.pt")]
+    assert not (tmp_path / "DVSCIFAR10-pt").exists()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import reproduce
-from tests.helpers import ROOT, assert_refused, run_training
+from tests.helpers import ROOT, SCRIPT, assert_refused, run_training
 from utils.exit import one_line_errors
 from utils.output import written_aside
 
@@ -163,3 +163,32 @@ def test_a_letter_that_the_terminal_has_not_does_not_end_a_command():
     surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=surroundings, capture_output=True, check=True)
     assert ended.stdout == b"81 \\xb1 2 %\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_without_standard_streams_does_its_work(tmp_path, closed):
+    options = "-dataset digits -model mlp3 -T 2 -b 64 -epochs 1 -train_fraction 0.1 -device cpu -name run"
+    code = subprocess.run(f"exec {sys.executable} {SCRIPT} {options} {closed}", shell=True, cwd=tmp_path).returncode
+    assert code == 0
+    assert len((tmp_path / "logs/run/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_standard_streams_that_are_closed_lead_nowhere():
+    check = (
+        "import os, sys\n"
+        "from utils.exit import one_line_errors\n"
+        "with one_line_errors('command'):\n"
+        "    print('lost', file=sys.stderr), print('lost'), sys.stderr.isatty()\n"
+        "    sys.exit(0 if os.open('/dev/null', os.O_RDONLY) > 2 else 1)\n"
+    )
+    assert subprocess.run(f'exec {sys.executable} -c "{check}" <&- >&- 2>&-', shell=True, cwd=ROOT).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_training_whose_log_is_full_leaves_no_empty_run(tmp_path):
+    options = "-dataset digits -model mlp3 -T 2 -b 64 -epochs 1 -train_fraction 0.1 -device cpu -name run"
+    command = f"exec {sys.executable} {SCRIPT} {options} >/dev/full"
+    ended = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "logs/run").exists()

@@ -169,6 +169,7 @@ def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys)
     ("words", "said"),
     [
         (["-resume", "nowhere/a.pth"], "no checkpoint at nowhere/a.pth"),
+        (["-resume", "zoo:digits_CLIF", "-T", "5"], "-T is for fresh networks"),
         (["-resume", "zoo:digits_CLIF_as_LIF"], "zoo:digits_CLIF_as_LIF: its layers differ in v_reset"),
         (["-neuron", "PSN"], "no LIF, PLIF, CLIF, KLIF, GLIF, ILIF whose gradient could be split"),
         (["-dataset", "digits", "-T", "1000000000000"], "out of memory with -b 64 and -T 1000000000000"),

@@ -126,14 +126,16 @@ def test_told_to_stop(home, whole, signum, code):
     assert_same_run(folder, whole[0])
 
 
-def test_a_run_under_nohup_outlives_its_terminal():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT], ids=["nohup", "in a script's background"])
+def test_a_run_leaves_ignored_signals_ignored(signum):
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
         with Watch(None) as watch:
-            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signum)
             assert watch.signum == 0
+        assert signal.getsignal(signum) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signum, before)
 
 
 def test_command_that_resumes_on_the_machines_there_were():

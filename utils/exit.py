@@ -45,6 +45,7 @@ def one_line_errors(
         speaks: whether this process is the one to say it; every process exits with the same code.
         alone: False for one of several ranks: it may be waiting for others, where SIGTERM must end it at once.
     """
+    open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal has not is no reason to end
             stream.reconfigure(errors="backslashreplace")
@@ -79,6 +80,24 @@ def one_line_errors(
         leave(f"stopped by {signal.Signals(signum).name}; what was saved before is kept", 128 + signum)
     finally:
         warnings.formatwarning = before
+
+
+def open_what_is_closed() -> None:
+    """Give a process that was started without standard streams (``2>&-``) ones that lead nowhere.
+
+    Python has None in their place, and the next files that are opened would get their numbers.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
 
 
 @contextmanager
