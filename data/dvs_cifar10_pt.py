@@ -53,9 +53,8 @@ def dvs_cifar10_pt(options: DataOptions) -> Task:
     files: list[Path] = []
     index: dict[str, dict[str, Entry]] = {}
     for split in ("train", "test"):
-        found = sorted(
-            files_in(home / split, "*.pt"), key=lambda file: (len(file.name), file.name)
-        )  # 2.pt before 10.pt
+        # 2.pt before 10.pt
+        found = sorted(files_in(home / split, "*.pt"), key=lambda file: (len(file.name), file.name))
         if not found:
             raise DataError(
                 f"{home / split} holds no .pt files: put pairs (frames [T, 2, H, W], label) there, "

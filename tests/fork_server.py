@@ -55,7 +55,6 @@ def serve() -> dict:
             os.setpgid(0, 0)
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, where tests may be in none
             if not alone:
                 os.execv(sys.executable, [sys.executable, __file__, line])
             return request

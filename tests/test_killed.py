@@ -126,16 +126,24 @@ def test_told_to_stop(home, whole, signum, code):
     assert_same_run(folder, whole[0])
 
 
-@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT], ids=["nohup", "in a script's background"])
-def test_a_run_leaves_ignored_signals_ignored(signum):
-    before = signal.signal(signum, signal.SIG_IGN)
+def test_a_run_under_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup has it
     try:
         with Watch(None) as watch:
-            signal.raise_signal(signum)
+            signal.raise_signal(signal.SIGHUP)
             assert watch.signum == 0
-        assert signal.getsignal(signum) == signal.SIG_IGN
     finally:
-        signal.signal(signum, before)
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_in_a_scripts_background_is_saved_by_kill_int():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's & has it
+    try:
+        with Watch(None) as watch:
+            signal.raise_signal(signal.SIGINT)
+            assert watch.signum == signal.SIGINT
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_command_that_resumes_on_the_machines_there_were():

@@ -55,8 +55,12 @@ class Watch:
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> Watch:
-        """Note signals from here on; those stay ignored that are: nohup's SIGHUP, the Ctrl-C of a script's ``&``."""
-        heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+        """Note signals from here on; where nohup has SIGHUP ignored, it stays so.
+
+        A Ctrl-C that a script's ``&`` has ignored is heard: who types ``kill -INT`` wants the run to save and stop.
+        """
+        is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heard = [signum for signum in SIGNALS if not (is_nohup and signum == signal.SIGHUP)]
         self._before = {signum: signal.signal(signum, self._note) for signum in heard}
         return self
 
