@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from data.digits import FEW_TESTED
 from tests.helpers import ROOT, run_training
 
 SCRIPT = ROOT / "inference.py"
@@ -35,8 +36,6 @@ def run(trained, tmp_path):
 @pytest.fixture
 def infer(monkeypatch, capsys):
     """Run inference.py as a program, on few of the test digits: arguments → (exit code, stdout, stderr)."""
-    from data.digits import FEW_TESTED  # scikit-learn: seconds, which no other test is to wait for
-
     monkeypatch.setattr("data.digits._tested", FEW_TESTED)
 
     def call(*args):

@@ -33,11 +33,11 @@ def benchmark(*args):
 
 @pytest.fixture(scope="module")
 def quick_run(tmp_path_factory):
-    """A quick run of two groups that between them have all there is: memory, phases, growth, bars and lines."""
+    """A quick run of all groups."""
     out_dir = tmp_path_factory.mktemp("benchmarks")
-    done = benchmark("growth", "onm", "-device", "cpu", "-quick", "-out_dir", out_dir)
+    done = benchmark("-device", "cpu", "-quick", "-out_dir", out_dir)
     assert done.returncode == 0, done.stderr
-    return done, out_dir, json.loads((out_dir / "cpu-growth-onm.json").read_text())
+    return done, out_dir, json.loads((out_dir / "cpu.json").read_text())
 
 
 def check_run(out_dir, stem, groups):
@@ -64,17 +64,18 @@ def check_run(out_dir, stem, groups):
     return run
 
 
+@pytest.mark.first
 @pytest.mark.slow
-def test_quick_run_saves_samples_table_and_pictures(quick_run):
+def test_quick_run_of_everything_saves_samples_table_and_pictures(quick_run):
     done, out_dir, _ = quick_run
-    run = check_run(out_dir, "cpu-growth-onm", ["growth", "onm"])
-    assert {path.name for path in out_dir.iterdir()} == {
-        f"cpu-growth-onm{end}" for end in (".json", ".md", "-growth.png", "-onm.png")
-    }
+    run = check_run(out_dir, "cpu", list(GROUPS))
+    pictures = {f"cpu-{group}.png" for group in GROUPS}
+    assert {path.name for path in out_dir.iterdir()} == {"cpu.json", "cpu.md", *pictures}
     for case in run["cases"]:
         assert case_markdown(case) in done.stdout
 
 
+@pytest.mark.first
 @pytest.mark.slow
 def test_run_says_what_it_was_made_with(quick_run):
     _, _, run = quick_run
@@ -83,10 +84,11 @@ def test_run_says_what_it_was_made_with(quick_run):
     assert made["threads"] == 1
     for field in ("device", "commit", "spikingjelly", "triton", "compiler", "busy_before"):
         assert made[field] not in ("", None)
-    assert run["command"].startswith("python -m benchmarks growth onm -device cpu -quick")
+    assert run["command"].startswith("python -m benchmarks -device cpu -quick")
     assert run["quick"]
 
 
+@pytest.mark.first
 @pytest.mark.slow
 def test_parity_is_checked_before_anything_is_timed(quick_run):
     done, _, run = quick_run
@@ -98,6 +100,7 @@ def test_parity_is_checked_before_anything_is_timed(quick_run):
     assert done.stdout.index("Parity: ") < done.stdout.index("## ")
 
 
+@pytest.mark.first
 @pytest.mark.slow
 def test_growth_has_memory_and_a_verdict(quick_run):
     _, _, run = quick_run
@@ -106,14 +109,6 @@ def test_growth_has_memory_and_a_verdict(quick_run):
     for T in (2, 4):
         assert growth["against"][growth_name(T, True)] == growth_name(T, False)
     assert growth["flatness"]["ours"]["time"] == {"max_deviation": 0.0, "flat": True}  # one T ≥ 4 in a quick run
-
-
-@pytest.mark.first
-@pytest.mark.slow
-def test_quick_run_of_everything(tmp_path):
-    done = benchmark("-device", "cpu", "-quick", "-out_dir", tmp_path)
-    assert done.returncode == 0, done.stderr
-    check_run(tmp_path, "cpu", list(GROUPS))
 
 
 @pytest.mark.parametrize(
@@ -142,20 +137,24 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "options"),
-    [("logs/benchmarks", ["-quick"]), ("benchmarks/results", ["-tf32"]), ("out", ["-quick", "-out_dir", "out"])],
+    ("file", "options"),
+    [
+        ("logs/benchmarks/cpu.json", ["all", "-quick"]),
+        ("benchmarks/results/cpu.json", ["all", "-tf32"]),
+        ("out/cpu-growth-onm.json", ["onm", "growth", "-quick", "-out_dir", "out"]),
+    ],
 )
-def test_results_of_other_options_are_not_written_over(tmp_path, monkeypatch, folder, options):
+def test_results_of_other_options_are_not_written_over(tmp_path, monkeypatch, file, options):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("benchmarks.__main__.made_with", None)  # refused before any work
     for kept in (ROOT / "benchmarks/results/cpu.json").read_text(), "{}":
-        path = tmp_path / folder / "cpu.json"
+        path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(kept)
-        with pytest.raises(UsageError, match=rf"{folder}/cpu.json has .*give another -out_dir"):
-            main(["all", "-device", "cpu", *options])
+        with pytest.raises(UsageError, match=rf"{file} has .*give another -out_dir"):
+            main([*options, "-device", "cpu"])
         assert path.read_text() == kept
-        assert os.listdir(path.parent) == ["cpu.json"]
+        assert os.listdir(path.parent) == [path.name]
 
 
 def test_near_ties_are_those_at_a_step_of_the_spike_or_of_its_surrogate():

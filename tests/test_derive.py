@@ -227,7 +227,7 @@ def price_of(saved, derived):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "KLIF", "ILIF"])
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF", "KLIF", pytest.param("ILIF", marks=pytest.mark.long)])
 def test_no_other_values_cost_less_to_keep(name):
     derived = derive(build_neuron(name).dynamics())
     values = sorted((n for n in reach(*derived.back) if not n.is_mask and n.constant is None), key=lambda n: n.number)

@@ -1,8 +1,9 @@
-"""The digits as a simulated camera sees them (``digits_dvs``), by its model, and shown in pieces (``digits_seq``)."""
+"""The digits, as a simulated camera sees them (``digits_dvs``), by its model, and in pieces (``digits_seq``)."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from data import DataError, Task, build_dataset
@@ -27,6 +29,23 @@ from tests.fixtures_dvs import one_epoch
 @pytest.fixture(scope="module")
 def digits_dvs() -> Task:
     return build_dataset("digits_dvs", T=4)
+
+
+def test_scans_are_those_that_scikit_learn_loads():
+    scans, labels = load_digit_images()
+    theirs = load_digits()
+    assert scans.dtype == torch.uint8
+    assert torch.equal(scans, torch.from_numpy(theirs.images).to(torch.uint8))
+    assert torch.equal(labels, torch.from_numpy(theirs.target).long())
+
+
+@pytest.mark.parametrize(
+    ("found", "says"), [(None, "pip install scikit-learn"), (json, "has no digits at .*digits.csv.gz")]
+)
+def test_a_scikit_learn_without_digits_is_one_line(monkeypatch, found, says):
+    monkeypatch.setattr("data.digits.find_spec", lambda name: found and found.__spec__)
+    with pytest.raises(DataError, match=says):
+        load_digit_images()
 
 
 def test_digits_dvs_is_split_as_digits(digits_dvs):
