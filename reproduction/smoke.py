@@ -40,6 +40,7 @@ NUMBERS = ("tau", "alpha", "lr", "weight_decay", "epochs", "T_max", "b")
 SWITCHING_NUMBERS = ("train_fraction", "drop_rate", "bptt_k")
 LESS = {"figures.evaluation_gap": ("-samples", "20")}  # options that cut down what trains nothing
 LESS_CALIBRATION = ("-calibrate_samples", "10", "-calibrate_passes", "1")
+ONE_RESET = ("-v_resets", "-0.06")
 TWO_RESETS = ("-v_resets", "soft", "-0.06")
 FORK = multiprocessing.get_context("fork")
 
@@ -196,8 +197,8 @@ def options_of(case: Case, folder: Path) -> list[str]:
     options += LESS.get(command.program, ())
     if command.given.get("calibrate"):
         options += LESS_CALIBRATION
-    if (command.given.get("sweep") or command.given.get("calibrate")) and "v_resets" not in command.given:
-        options += TWO_RESETS
+    if "v_resets" not in command.given:  # in a calibration each layer tries the soft one, too, if that is among them
+        options += ONE_RESET if command.given.get("calibrate") else TWO_RESETS if command.given.get("sweep") else ()
     if command.trains:
         return [*options, "-out_dir", str(folder), "-name", case.name]
     return [*options, "-out_dir", str(folder / case.name)]
