@@ -124,12 +124,12 @@ class Saver:
         self.watch.saved()
         if signum:
             ranks.leave()
-            if self.run is not None:
-                with suppress(UsageError):  # a full disk: the checkpoint is there
-                    self.run.draw()
             latest = self.run.latest if self.run else None
             print(f"stopped after {state.step} of {self.steps} batches of epoch {state.epoch}; resume with\n"
-                  f"{resume_command(self.command, latest, ranks.world)}")  # fmt: skip
+                  f"{resume_command(self.command, latest, ranks.world)}", flush=True)  # fmt: skip
+            if self.run is not None:  # last: whoever asked may not wait for it
+                with suppress(UsageError):  # a full disk
+                    self.run.draw()
             raise Stopped(signum)
 
 
