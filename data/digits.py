@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .description import described
 from .task import DataError, DataOptions, Split, Task, stratified_split
 
 SCANS = "datasets/data/digits.csv.gz"  # in scikit-learn's folder
+SCANS_SHAPE = (1797, 65)  # 64 pixels and the label
 SIZE = 32
 GREY_LEVELS = 16  # a scan's pixel counts the inked dots of a 4×4 block
 MAX_SHIFT = 2  # pixels, in training
@@ -41,17 +43,20 @@ def load_digit_images() -> tuple[Tensor, Tensor]:
     They are read where scikit-learn keeps them: to import it takes 0.8 s of each start, two thirds of torch's own.
 
     Raises:
-        DataError: if scikit-learn is not there, or keeps them elsewhere.
+        DataError: if scikit-learn is not there, keeps them elsewhere, or its file is damaged.
     """
     library = find_spec("sklearn")
     if library is None or library.origin is None:
         raise DataError("the digits come with scikit-learn: pip install scikit-learn")
     file = Path(library.origin).parent / SCANS
     try:
-        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))  # [1797, 64 pixels and the label]
-    except OSError as error:
+        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.uint8))
+        if table.shape != SCANS_SHAPE:
+            raise ValueError(f"a table of {tuple(table.shape)}, not {SCANS_SHAPE}")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        said = str(error).splitlines()[0]
         raise DataError(
-            f"this scikit-learn has no digits at {file} ({error}); requirements.txt has one that does"
+            f"this scikit-learn has no digits at {file} ({said}); requirements.txt has one that does"
         ) from None
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].to(torch.int64)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from spikingjelly.activation_based import base
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Memory(base.MemoryModule):
@@ -26,6 +27,14 @@ class Memory(base.MemoryModule):
         for name, value in self._memories.items():
             if isinstance(value, Tensor):
                 self._memories[name] = value.detach()  # not in place: it may be a view, or the spikes themselves
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Memory:
+        """As any module, with torch's own arguments, which SpikingJelly's lacks (``to_empty`` gives them both); states
+        move along."""
+        for name, value in self._memories.items():
+            if isinstance(value, Tensor):
+                self._memories[name] = fn(value)
+        return nn.Module._apply(self, fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: states as numbers, without the graph that they came from."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -37,15 +36,6 @@ def test_scans_are_those_that_scikit_learn_loads():
     assert scans.dtype == torch.uint8
     assert torch.equal(scans, torch.from_numpy(theirs.images).to(torch.uint8))
     assert torch.equal(labels, torch.from_numpy(theirs.target).long())
-
-
-@pytest.mark.parametrize(
-    ("found", "says"), [(None, "pip install scikit-learn"), (json, "has no digits at .*digits.csv.gz")]
-)
-def test_a_scikit_learn_without_digits_is_one_line(monkeypatch, found, says):
-    monkeypatch.setattr("data.digits.find_spec", lambda name: found and found.__spec__)
-    with pytest.raises(DataError, match=says):
-        load_digit_images()
 
 
 def test_digits_dvs_is_split_as_digits(digits_dvs):

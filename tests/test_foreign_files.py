@@ -1,10 +1,18 @@
-"""Data sets on disks of other systems: files that are no data, links to nowhere, a folder in the place of a file."""
+"""Data sets on disks of other systems: files that are no data, links to nowhere, a folder in the place of a file.
 
+And scikit-learn's scans, whose file is not ours: without it, and damaged.
+"""
+
+import gzip
+import json
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from data import DATASETS, DataError, build_dataset, describe
+from data.digits import SCANS, load_digit_images
 from data.task import Task
 
 PLACED = [name for name in DATASETS if not name.startswith("digits")]  # those have no files
@@ -72,3 +80,35 @@ def test_a_folder_with_an_archives_name_is_named(tmp_path, name, archive):
     (tmp_path / archive).mkdir(parents=True)
     with pytest.raises(DataError, match="is a folder; move it away and get"):
         load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"), [(None, "pip install scikit-learn"), (json, "has no digits at .*digits.csv.gz")]
+)
+def test_a_scikit_learn_without_digits_is_one_line(monkeypatch, found, says):
+    monkeypatch.setattr("data.digits.find_spec", lambda name: found and found.__spec__)
+    with pytest.raises(DataError, match=says):
+        load_digit_images()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        (lambda whole: whole[:2000], "ended before"),
+        (lambda whole: whole[:9] + bytes(64) + whole[73:], ""),
+        (lambda whole: b"no archive", "not a gzipped file"),
+        (lambda whole: gzip.compress(b"1,2\n3,4\n"), r"a table of \(2, 2\), not"),
+        (lambda whole: gzip.compress(b"1,two\n"), "could not convert"),
+    ],
+    ids=["cut off", "bits", "text", "small", "words"],
+)
+def test_a_damaged_file_of_scikit_learn_is_one_line(tmp_path, monkeypatch, damaged, says):
+    theirs = Path(find_spec("sklearn").origin).parent / SCANS
+    file = tmp_path / SCANS
+    file.parent.mkdir(parents=True)
+    file.write_bytes(damaged(theirs.read_bytes()))
+    library = ModuleSpec("sklearn", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("data.digits.find_spec", lambda name: library)
+    with pytest.raises(DataError, match=f"(?i)has no digits at .*digits.csv.gz .*{says}") as failure:
+        load_digit_images()
+    assert "\n" not in str(failure.value)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,13 @@ def settings_of(text: str) -> Settings:
 
 def test_the_page_is_made_from_the_options():
     assert (ROOT / "docs" / "options.md").read_text() == page(), "run python -m settings"
+
+
+def test_the_page_is_written_only_when_nothing_else_is_asked(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["settings", "nonsense"])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("settings", run_name="__main__")
+    assert capsys.readouterr().err == "settings: error: unrecognized arguments: nonsense\n"
 
 
 def test_the_help_names_the_neurons_whose_weights_run_as_lif():

@@ -237,3 +237,13 @@ def test_the_kernels_see_to_it_themselves(name, backend):
     for table in (torch.zeros(1, 7, 1), torch.zeros(1, 1, 11), torch.zeros(1, 1, 1, device="meta")):
         with pytest.raises(ValueError, match="what the neuron learns is of"):
             run(table, fits)
+
+
+@pytest.mark.parametrize("name", ["LIF", "PLIF", "CLIF"])
+def test_it_is_built_without_memory_and_filled_later(name):
+    neuron = build_neuron(name).to("meta").to_empty(device="cpu")
+    neuron.load_state_dict(build_neuron(name).state_dict())
+    x_seq = current(FRAMES[0][0])
+    assert torch.equal(neuron(x_seq), build_neuron(name)(x_seq))
+    neuron.double()
+    assert {state.dtype for state in states_of(neuron).values()} == {torch.float64}
