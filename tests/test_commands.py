@@ -177,21 +177,27 @@ def test_files_where_a_command_is_typed_take_no_modules_place(tmp_path, monkeypa
     assert "two sweeps are of one run" in done.stderr
 
 
+def test_script_says_what_is_left_out(tmp_path):
+    (tmp_path / "logs" / "digits_CLIF").mkdir(parents=True)
+    (tmp_path / "logs" / "digits_CLIF" / "checkpoint_max.pth").write_text("no checkpoint")
+    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
+    assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
 @pytest.mark.slow
 def test_script_makes_table_8_of_what_the_main_job_leaves(tmp_path):
-    """Where it leaves it, at least: this network is a small one."""
-    small = "-dataset digits -model mlp3 -neuron CLIF -T 2 -epochs 1 -train_fraction 0.1 -name digits_CLIF"
-    run_training(*small.split(), cwd=tmp_path)
+    """Where it leaves it, at least: these networks are small ones."""
+    small = "-dataset digits -model mlp3 -T 2 -epochs 1 -train_fraction 0.1"
+    for neuron in ("CLIF", "LIF"):
+        run_training(*small.split(), "-neuron", neuron, "-name", f"digits_{neuron}", cwd=tmp_path)
     done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
-    table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
-    assert [trial["v_reset"] for trial in table["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
-    checkpoint = "logs/digits_CLIF/checkpoint_max.pth"
-    done = program(ROOT / "run_inference_script.sh", checkpoint, "zoo:digits_LIF", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())
-    assert [sweep["checkpoint"] for sweep in table["sweeps"]] == [checkpoint, "zoo:digits_LIF"]
+    assert "left out" not in done.stdout
+    sweeps = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())["sweeps"]
+    assert [sweep["checkpoint"] for sweep in sweeps] == [f"logs/digits_{n}/checkpoint_max.pth" for n in ("CLIF", "LIF")]
+    for sweep in sweeps:
+        assert [trial["v_reset"] for trial in sweep["fixed"]] == [None, 0.0, -0.02, -0.04, -0.06, -0.08, -0.1]
 
 
 def test_main_job_commands_of_the_script_are_training_commands(tmp_path):
