@@ -211,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         wanted = [({**settings, "neuron": neuron}, None) for neuron in args.neuron]
     flows = []
     for settings, checkpoint in wanted:
+        if settings.get("bptt_k") is not None:
+            print(f"note: {checkpoint} was trained with -bptt_k {settings['bptt_k']}; here its gradient is not cut")
         with naming_memory(args.b, settings["T"]):
             flows.append(flow_of(settings, checkpoint, args.b))
     text = table(flows)

@@ -146,13 +146,14 @@ def command(monkeypatch, capsys, *words):
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_command_on_trained_and_on_fresh_networks(tmp_path, monkeypatch, capsys):
     words = "-dataset digits_seq -model mlp3 -T 4 -b 32 -train_fraction 0.1 -epochs 2 -T_max 2 -neuron LIF -device cpu"
-    words += f" -switch_neuron 1:CLIF -out_dir {tmp_path} -name run"
+    words += f" -switch_neuron 1:CLIF -bptt_k 2 -out_dir {tmp_path} -name run"
     assert run_training(*words.split(), cwd=tmp_path).returncode == 0
     code, out, err = command(
         monkeypatch, capsys, "-resume", tmp_path / "run/checkpoint_latest.pth", "-b", 16, "-out_dir", tmp_path / "flow"
     )
     assert code == 0, err
     assert "CLIF, trained: features.1.act" in out
+    assert "run/checkpoint_latest.pth was trained with -bptt_k 2; here its gradient is not cut" in out
     written = json.loads((tmp_path / "flow/gradient_flow.json").read_text())
     (network,) = written["networks"]
     assert (network["neuron"], network["T"], network["batch"]) == ("CLIF", 4, 16)
