@@ -58,11 +58,14 @@ def test_long_epochs_are_drawn_as_they_end(run, drawn, monkeypatch):
     assert drawn[3:] == [[0, 1, 2, 3], [0, 1, 2, 3, 4, 5]]
 
 
-def test_a_run_that_diverges_or_is_stopped_is_drawn(run, drawn):
+def test_a_run_that_an_error_ends_or_that_is_stopped_is_drawn(run, drawn):
     run.log({"epoch": 0})
     with pytest.raises(NonFiniteLossError), left_in_order(run):
         raise NonFiniteLossError("step 1; the last checkpoint is kept")
     run.log({"epoch": 1})
+    with pytest.raises(UsageError), left_in_order(run):
+        raise UsageError("a sample is damaged")
+    run.log({"epoch": 2})
     net = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(net.parameters(), 0.1)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -71,7 +74,7 @@ def test_a_run_that_diverges_or_is_stopped_is_drawn(run, drawn):
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped):
             Saver(state, watch, run, 1, ["train_BPTT.py"]).look()
-    assert drawn == [[0], [0, 1]]
+    assert drawn == [[0], [0, 1], [0, 1, 2]]
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_line(run, monkeypatch):

@@ -122,23 +122,25 @@ def create_run_dir(out_dir: Path, name: str) -> RunDir:
 def left_in_order(run: RunDir | None) -> Iterator[None]:
     """See to a run's folder when an error ends the run.
 
-    A new one goes if the error comes before the run has saved anything: bad data, a full memory or disk. If the run
-    stopped being a number, a line in it says so: reports would count a seed less, and no more.
+    A new one goes if the error comes before the run has saved anything: bad data, a full memory or disk. Another gets
+    its picture. If the run stopped being a number, a line in it says so: reports would count a seed less, and no more.
     """
     try:
         yield
-    except NonFiniteLossError as error:
-        if run is not None:
+    except Exception as error:
+        if run is None:
+            raise
+        diverged = isinstance(error, NonFiniteLossError)
+        if diverged:
             with suppress(OSError):  # a full disk is not what ended it
                 write_aside(run.path / DIVERGED, str(error).split(";")[0] + "\n")
-            with suppress(UsageError):
-                run.draw()
-        raise
-    except Exception:
-        if run is not None and run.is_new and not run.holds_results():
+        if run.is_new and not diverged and not run.holds_results():
             with suppress(OSError):
                 run.close()
             shutil.rmtree(run.path, ignore_errors=True)
+        else:
+            with suppress(UsageError):  # what ended it is said
+                run.draw()
         raise
 
 
