@@ -13,13 +13,14 @@ from tests.helpers import run_training
 
 
 @pytest.mark.slow
-def test_the_relu_row_of_event_data_is_of_one_frame_of_all_events(infer, tmp_path):
+def test_the_relu_row_of_event_data_is_of_one_frame_of_all_events(infer, tmp_path, monkeypatch):
     """In 32 frames a pixel has one event a frame at most, so the first of one sample passes for spikes."""
     options = (
         "-dataset digits_dvs -model mlp3 -neuron LIF -T 2 -epochs 1 -b 16 -train_fraction 0.02 -device cpu -name dvs"
     )
     trained = run_training(*options.split(), "-out_dir", tmp_path, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+    monkeypatch.setattr("data.digits._tested", 20)
     checkpoint = tmp_path / "dvs" / "checkpoint_latest.pth"
     code, _, err = infer("-resume", checkpoint, "-T", 32, "-profile", "-b", 1, "-out_dir", tmp_path / "account")
     assert code == 0, err
