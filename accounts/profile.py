@@ -22,6 +22,8 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.modes import in_evaluation
+
 from .memory_energy import EnergyBreakdown, memory_energy
 from .operations import LayerShape, Operations, operations
 from .outside import DenseWork
@@ -162,7 +164,7 @@ def profile_network(
     """Run ``net`` in evaluation mode on batches, and measure every layer by forward hooks.
 
     Args:
-        net: x_seq [T, N, C, H, W] → logits [T, N, K]. Its training mode is restored.
+        net: x_seq [T, N, C, H, W] → logits [T, N, K]. Its modes are restored.
         batches: (x_seq, labels) pairs on the network's device, all of one T.
         is_neuron: which modules are neurons.
 
@@ -173,13 +175,12 @@ def profile_network(
     """
     names = {module: name for name, module in net.named_modules()}
     hearing, work = Hearing(names, is_neuron), DenseWork()
-    first, samples, lengths, was_training = 0, 0, set(), net.training
+    first, samples, lengths = 0, 0, set()
     with ExitStack() as stack:
-        stack.callback(net.train, was_training)
+        stack.enter_context(in_evaluation(net))
         for module in net.modules():
             if isinstance(module, HEARD) or is_neuron(module):
                 stack.callback(module.register_forward_hook(hearing).remove)
-        net.eval()
         for x_seq, _ in batches:
             with nullcontext() if samples else work.of(net):  # every batch does the same
                 net(x_seq)

@@ -6,10 +6,27 @@ import pytest
 import torch
 
 from accounts.profile import profile_network
+from accounts.synops import synaptic_operations
+from accounts.throughput import measure_throughput
 from data import build_dataset
 from data.loader import build_loader
 from models import build_model
 from tests.helpers import run_training
+
+COUNTS = {
+    "profile": lambda net, x_seq: profile_network(net, [(x_seq, 0)]),
+    "synaptic operations": synaptic_operations,
+    "throughput": lambda net, x_seq: measure_throughput(net, x_seq, seconds=0),
+}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_whatever_is_counted_each_layer_keeps_its_mode(count):
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4).train()
+    net.features[0].eval()  # frozen, as in fine-tuning
+    modes = [module.training for module in net.modules()]
+    COUNTS[count](net, torch.rand(2, 3, 1, 4, 4))
+    assert [module.training for module in net.modules()] == modes
 
 
 @pytest.mark.slow
