@@ -169,9 +169,9 @@ def profile_network(
         is_neuron: which modules are neurons.
 
     Raises:
-        ValueError: if there are no batches, T changes between them, nothing in the network could be counted, a layer
-            did not run once per sample and time step, a convolution is grouped, dilated or strided unevenly, or there
-            are multiply-accumulates in something else than such layers.
+        ValueError: if there are no batches, or no samples in them, T changes between them, nothing in the network could
+            be counted, a layer did not run once per sample and time step, a convolution is grouped, dilated or strided
+            unevenly, or there are multiply-accumulates in something else than such layers.
     """
     names = {module: name for name, module in net.named_modules()}
     hearing, work = Hearing(names, is_neuron), DenseWork()
@@ -189,6 +189,8 @@ def profile_network(
             first = first or samples
     if len(lengths) != 1:
         raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
+    if not samples:
+        raise ValueError("no sample is in the batches, and rates are averages over samples")
     (T,) = lengths
 
     steps, tallies = samples * T, hearing.tallies
