@@ -13,7 +13,7 @@ from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
 from .ops.returned import PLAIN, as_current, checked_width, plain_setting
-from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .options import TAU, V_TH, check_class, check_computation, check_fit, check_options, described, first_value, takes
 from .spelt import Spelt
 from .surrogate import ALPHA, SURROGATE
 
@@ -102,7 +102,7 @@ class SpikingNeuron(Spelt):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        check_names(cls)
+        check_class(cls, SpikingNeuron, OVER_SEQUENCES)
         cls.declared = declare(cls)
 
     @property

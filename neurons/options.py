@@ -29,6 +29,13 @@ DEFAULTS: dict[str, Any] = {
 }
 COMPUTATION = ("surrogate", "alpha", "backend", "bptt_k")
 EVERY = (*COMPUTATION, "keep_state")  # options of every neuron that has a step
+# what a constructor sets that is never learned
+SET = frozenset({"training", "T", "channels", "step_mode", *EVERY} - {"alpha"})
+# of SpikingJelly's neurons, in the second line
+ONE_STEP = (
+    *("advance", "single_step_forward", "single_step_functional_forward"),
+    *("neuronal_charge", "neuronal_fire", "neuronal_reset"),
+)
 CHECKED = frozenset({*COMPUTATION, *DEFAULTS} - {"step_mode"})  # of which not every value means something
 
 
@@ -106,9 +113,26 @@ def check_names(neuron: Any) -> None:
         raise TypeError(f"{neuron.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
     gradients = {"g_s", *(f"g_{state}" for state in neuron.states)}
     for name in names:
-        if not name.isidentifier() or name in gradients:
-            why = "is what a gradient is called" if name in gradients else "is no name"
+        why = "is what a gradient is called" if name in gradients else "" if name.isidentifier() else "is no name"
+        if name in names[2:] and (hasattr(neuron, name) or name in SET or (name in neuron.states and name in CHECKED)):
+            why = "is an attribute of every such neuron"
+        if why:
             raise TypeError(f"{neuron.__name__} calls something {name}, which {why} here: choose another")
+
+
+def check_class(neuron: Any, base: Any, over_sequences: tuple[str, ...]) -> None:
+    """Refuse names that are taken, and a class that changes single steps alone: its sequences would be other numbers.
+
+    Raises:
+        TypeError: naming them, or the method.
+    """
+    check_names(neuron)
+    own = [m for m in (*ONE_STEP, *over_sequences) if getattr(neuron, m, None) is not getattr(base, m, None)]
+    if own and not set(own) & {*over_sequences}:
+        raise TypeError(
+            f"{neuron.__name__} has {own[0]} of its own, which no sequence asks: write it into its step, or give it a "
+            "multi_step_forward of its own too"
+        )
 
 
 def check_computation(
