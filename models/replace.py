@@ -24,12 +24,12 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
             places is replaced by one module in all of them; the training mode carries over.
 
     Raises:
-        ValueError: if the network has no spiking neurons. An error of ``make`` leaves it as it was.
+        ValueError: if the network has no spiking neurons, or is one. An error of ``make`` leaves it as it was.
     """
     modules = list(net.named_modules(remove_duplicate=False))
-    places = [(name, module) for name, module in modules if isinstance(module, SpikingNeuron)]
+    places = [(name, module) for name, module in modules if name and isinstance(module, SpikingNeuron)]
     if not places:
-        raise ValueError("the network has no spiking neurons that others could stand in for")
+        raise ValueError("the network has no spiking neurons in it that others could stand in for")
     made: dict[nn.Module, nn.Module] = {}
     for name, old in places:
         if old not in made:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deploy.conversion import lif_twin
-from models import build_model, exchange_neurons
+from models import build_model, exchange_neurons, replace_neurons
 from neurons import CLIF, LIF, SpikingNeuron
 from tests.helpers import (
     ROOT,
@@ -79,6 +79,13 @@ def test_where_one_neuron_cannot_be_exchanged_none_is():
     with pytest.raises(ValueError, match="v_reset"):
         exchange_neurons(net, "CLIF")
     assert [module for module in net.modules() if isinstance(module, SpikingNeuron)] == neurons
+
+
+def test_a_neuron_by_itself_stands_in_no_network():
+    neuron = LIF()
+    with pytest.raises(ValueError, match="no spiking neurons in it"):
+        replace_neurons(neuron, lambda name, old: CLIF())
+    assert not list(neuron.children())
 
 
 def test_epochs_before_it_are_those_of_the_old_neuron(home, whole):
