@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from neurons import WEIGHTLESS, SpikingNeuron, build_neuron
+from neurons import WEIGHTLESS, SpikingNeuron, build_neuron, taking
 
 # what a neuron and the one in its place have in common
 SETTINGS = (
@@ -40,8 +40,14 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
 
 
 def build_like(neuron: SpikingNeuron, name: str, **changes: Any) -> nn.Module:
-    """A neuron ``name`` with the settings of ``neuron``, but for ``changes`` (see ``neurons.build_neuron``)."""
-    return build_neuron(name, **{**{setting: getattr(neuron, setting) for setting in SETTINGS}, **changes})
+    """A neuron ``name`` with the settings of ``neuron``, but for ``changes`` (see ``neurons.build_neuron``).
+
+    What ``neuron`` learns is no setting: GLIF's ``alpha`` is a gate, and its surrogate's width another number.
+    """
+    learned = {each.name for each in neuron.learned}
+    like = {setting: getattr(neuron, setting) for setting in SETTINGS if setting not in learned}
+    sizes = {size: getattr(neuron, size) for size in ("T", "channels") if name in taking(size)}
+    return build_neuron(name, **{**like, **sizes, "alpha": neuron.width, **changes})
 
 
 def exchange_neurons(net: nn.Module, name: str) -> None:
