@@ -22,6 +22,7 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neurons import SpikingNeuron
 from utils.modes import in_evaluation
 
 from .memory_energy import EnergyBreakdown, memory_energy
@@ -126,8 +127,10 @@ class NetworkProfile:
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is a neuron: a SpikingJelly module with a membrane potential ``v``, or a ReLU."""
-    return isinstance(module, nn.ReLU) or (isinstance(module, base.MemoryModule) and hasattr(module, "v"))
+    """Whether a module is a neuron: one of ours, a SpikingJelly module with a membrane potential ``v``, or a ReLU."""
+    if isinstance(module, nn.ReLU | SpikingNeuron):  # whatever one of your own calls its states
+        return True
+    return isinstance(module, base.MemoryModule) and hasattr(module, "v")
 
 
 class Hearing:

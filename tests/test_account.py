@@ -11,7 +11,24 @@ from accounts.throughput import measure_throughput
 from data import build_dataset
 from data.loader import build_loader
 from models import build_model
+from neurons import SpikingNeuron
 from tests.helpers import run_training
+
+
+class Summed(SpikingNeuron):
+    """It has no potential ``v``."""
+
+    step = staticmethod(lambda c, u, spike: (spike(u + c - 1), u + c))
+    states = {"u": 0.0}
+
+
+def test_a_neuron_of_ones_own_is_counted_whatever_it_calls_its_states():
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4)
+    net.features[0].act = Summed(keep_state=False)
+    seen = profile_network(net, [(torch.rand(2, 3, 1, 4, 4), 0)])
+    assert [layer.name for layer in seen.neurons] == ["features.0.act", "features.1.act"]
+    assert [layer.neurons for layer in seen.neurons] == [128, 128]
+
 
 COUNTS = {
     "profile": lambda net, x_seq: profile_network(net, [(x_seq, 0)]),
