@@ -86,6 +86,7 @@ class SpikingNeuron(Spelt):
         super().__init__()
         given = {"tau": float(tau), "v_threshold": float(v_threshold), "v_reset": v_reset, "step_mode": step_mode}
         given |= {"decay_input": decay_input, "detach_reset": detach_reset, "T": T, "channels": channels}
+        given["keep_state"] = keep_state
         check_options(type(self), given)
         check_computation(surrogate, alpha, backend, bptt_k)
         names = [each.name for each in self.learned]
@@ -93,7 +94,7 @@ class SpikingNeuron(Spelt):
             if option not in names and option != "step_mode":
                 setattr(self, option, value)
         self.surrogate, self._width, self.backend, self.bptt_k = surrogate, float(alpha), backend, bptt_k
-        self.step_mode, self.keep_state = step_mode, keep_state
+        self.step_mode = step_mode
         for state, start in self.starts():
             self.register_memory(state, start)
         for each in self.learned:

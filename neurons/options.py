@@ -23,10 +23,12 @@ DEFAULTS: dict[str, Any] = {
     "v_reset": None,
     "decay_input": False,
     "detach_reset": False,
+    "keep_state": True,
     "T": None,
     "channels": None,
     "step_mode": "m",
 }
+SWITCHES = ("decay_input", "detach_reset", "keep_state")
 COMPUTATION = ("surrogate", "alpha", "backend", "bptt_k")
 EVERY = (*COMPUTATION, "keep_state")  # options of every neuron that has a step
 # what a constructor sets that is never learned
@@ -69,6 +71,9 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
     for option in ("T", "channels"):
         check_count(option, given[option])
+    for option in SWITCHES:
+        if given[option] not in (False, True):  # "no", of a file of settings say, is true to Python
+            raise ValueError(f"{option} is True or False, not {given[option]!r}")
 
 
 def check_count(option: str, value: int | None, needed: bool = False) -> None:
@@ -171,7 +176,7 @@ def check_change(neuron: Any, name: str, value: Any) -> None:
     if name in COMPUTATION:
         now = {"surrogate": neuron.surrogate, "alpha": neuron.width, "backend": neuron.backend, "bptt_k": neuron.bptt_k}
         check_computation(**{**now, name: value})
-    elif isinstance(value, Real | None):
+    elif name in SWITCHES or isinstance(value, Real | None):
         now = {option: getattr(neuron, option) if neuron.takes(option) else start for option, start in DEFAULTS.items()}
         check_options(type(neuron), {**now, name: value})
 
