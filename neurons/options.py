@@ -117,9 +117,11 @@ def check_names(neuron: Any) -> None:
     if twice:
         raise TypeError(f"{neuron.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
     gradients = {"g_s", *(f"g_{state}" for state in neuron.states)}
+    is_new = bool({"states", "learned"} & vars(neuron).keys())  # else torch may have put a property in a parent's place
     for name in names:
         why = "is what a gradient is called" if name in gradients else "" if name.isidentifier() else "is no name"
-        if name in names[2:] and (hasattr(neuron, name) or name in SET or (name in neuron.states and name in CHECKED)):
+        is_taken = hasattr(neuron, name) or name in SET or (name in neuron.states and name in CHECKED)
+        if is_new and is_taken and name not in ("c", "s"):
             why = "is an attribute of every such neuron"
         if why:
             raise TypeError(f"{neuron.__name__} calls something {name}, which {why} here: choose another")

@@ -1,8 +1,11 @@
 """A neuron class that says what cannot be meant is refused when it is declared, in one line."""
 
 import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
 
-from neurons import CLIF, Learned, SpikingNeuron
+from neurons import CLIF, PLIF, Learned, SpikingNeuron
 
 
 def declare(step, states=("v",), **declared):
@@ -24,6 +27,14 @@ def test_an_option_may_be_learned_but_is_no_state():
     declare(lambda c, u, tau, spike: (spike(c), u), learned=(Learned("tau"),))()
     with pytest.raises(TypeError, match="calls something tau"):
         declare(lambda c, u, spike: (spike(c), u), ["tau"])
+
+
+def test_a_class_that_torch_makes_of_one_is_none_of_its_own():
+    """As a parametrisation does, and then what shards a network."""
+    neuron = PLIF(keep_state=False)
+    parametrize.register_parametrization(neuron, "w", nn.Identity())
+    neuron.__class__ = type("Sharded", (type(neuron),), {})
+    assert neuron(torch.rand(3, 2)).shape == (3, 2)
 
 
 ALONE = ["advance", "single_step_forward", "single_step_functional_forward", "neuronal_charge"]
