@@ -22,6 +22,9 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neurons import SpikingNeuron
+from utils.modes import in_evaluation
+
 from .memory_energy import EnergyBreakdown, memory_energy
 from .operations import LayerShape, Operations, operations
 from .outside import DenseWork
@@ -124,8 +127,10 @@ class NetworkProfile:
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is a neuron: a SpikingJelly module with a membrane potential ``v``, or a ReLU."""
-    return isinstance(module, nn.ReLU) or (isinstance(module, base.MemoryModule) and hasattr(module, "v"))
+    """Whether a module is a neuron: one of ours, a SpikingJelly module with a membrane potential ``v``, or a ReLU."""
+    if isinstance(module, nn.ReLU | SpikingNeuron):  # whatever one of your own calls its states
+        return True
+    return isinstance(module, base.MemoryModule) and hasattr(module, "v")
 
 
 class Hearing:
@@ -162,24 +167,23 @@ def profile_network(
     """Run ``net`` in evaluation mode on batches, and measure every layer by forward hooks.
 
     Args:
-        net: x_seq [T, N, C, H, W] → logits [T, N, K]. Its training mode is restored.
+        net: x_seq [T, N, C, H, W] → logits [T, N, K]. Its modes are restored.
         batches: (x_seq, labels) pairs on the network's device, all of one T.
         is_neuron: which modules are neurons.
 
     Raises:
-        ValueError: if there are no batches, T changes between them, nothing in the network could be counted, a layer
-            did not run once per sample and time step, a convolution is grouped, dilated or strided unevenly, or there
-            are multiply-accumulates in something else than such layers.
+        ValueError: if there are no batches, or no samples in them, T changes between them, nothing in the network could
+            be counted, a layer did not run once per sample and time step, a convolution is grouped, dilated or strided
+            unevenly, or there are multiply-accumulates in something else than such layers.
     """
     names = {module: name for name, module in net.named_modules()}
     hearing, work = Hearing(names, is_neuron), DenseWork()
-    first, samples, lengths, was_training = 0, 0, set(), net.training
+    first, samples, lengths = 0, 0, set()
     with ExitStack() as stack:
-        stack.callback(net.train, was_training)
+        stack.enter_context(in_evaluation(net))
         for module in net.modules():
             if isinstance(module, HEARD) or is_neuron(module):
                 stack.callback(module.register_forward_hook(hearing).remove)
-        net.eval()
         for x_seq, _ in batches:
             with nullcontext() if samples else work.of(net):  # every batch does the same
                 net(x_seq)
@@ -188,6 +192,8 @@ def profile_network(
             first = first or samples
     if len(lengths) != 1:
         raise ValueError(f"need batches of one T, got {sorted(lengths) or 'no batch at all'}")
+    if not samples:
+        raise ValueError("no sample is in the batches, and rates are averages over samples")
     (T,) = lengths
 
     steps, tallies = samples * T, hearing.tallies

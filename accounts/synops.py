@@ -14,6 +14,7 @@ import torch
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import Tensor, nn
 
+from utils.modes import in_evaluation
 from utils.output import markdown_table
 
 from .profile import profile_network
@@ -45,7 +46,7 @@ class SynapticOperations:
 
 @torch.no_grad()
 def synaptic_operations(net: nn.Module, x_seq: Tensor) -> SynapticOperations:
-    """Count what a network does with one batch, in evaluation mode; its training mode is restored.
+    """Count what a network does with one batch, in evaluation mode; its modes are restored.
 
     Args:
         net: x_seq [T, N, C, H, W] → logits [T, N, K].
@@ -55,11 +56,9 @@ def synaptic_operations(net: nn.Module, x_seq: Tensor) -> SynapticOperations:
     """
     samples = x_seq.shape[1]
     profile = profile_network(net, [(x_seq, x_seq.new_zeros(samples))])
-    met, was_training = SynOpCounter(), net.training
-    net.eval()
-    with DispatchCounterMode([met]):
+    met = SynOpCounter()
+    with in_evaluation(net), DispatchCounterMode([met]):
         net(x_seq)
-    net.train(was_training)
     sums = dict.fromkeys(("dense", "spikes_by_rate", "real", "real_nonzero"), 0.0)
     for layer in profile.synapses:
         dense = (1 if layer.is_static else profile.T) * layer.shape.dense_operations

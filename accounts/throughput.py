@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.device import wait_for
+from utils.modes import in_evaluation
 from utils.run_dir import peak_memory_gb
 
 WARM_UP_RUNS = 3  # kernels are chosen and memory is allocated in the first ones
@@ -52,24 +53,22 @@ def measure_throughput(net: nn.Module, x_seq: Tensor, seconds: float = SECONDS) 
     """Time ``net`` in evaluation mode on one full batch, again and again.
 
     Args:
-        net: x_seq [T, N, C, H, W] → logits [T, N, K], in whatever precision it has. Its training mode is restored.
+        net: x_seq [T, N, C, H, W] → logits [T, N, K], in whatever precision it has. Its modes are restored.
         x_seq: a batch on the network's device.
         seconds: how long to measure, at least; 10 runs are made in any case, and at most 1000.
     """
-    device, was_training = x_seq.device, net.training
-    net.eval()
-    for _ in range(WARM_UP_RUNS):
-        net(x_seq)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    latencies: list[float] = []
-    while len(latencies) < LEAST_RUNS or (sum(latencies) < seconds and len(latencies) < MOST_RUNS):
-        wait_for(device)
-        started = time.perf_counter()
-        net(x_seq)
-        wait_for(device)
-        latencies.append(time.perf_counter() - started)
-    net.train(was_training)
+    device, latencies = x_seq.device, list[float]()
+    with in_evaluation(net):
+        for _ in range(WARM_UP_RUNS):
+            net(x_seq)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        while len(latencies) < LEAST_RUNS or (sum(latencies) < seconds and len(latencies) < MOST_RUNS):
+            wait_for(device)
+            started = time.perf_counter()
+            net(x_seq)
+            wait_for(device)
+            latencies.append(time.perf_counter() - started)
     median, p95 = np.percentile(latencies, [50, 95])
     T, N = x_seq.shape[:2]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -30,6 +30,7 @@ from models import SpikingNetwork
 from models.batch_norm import BatchNorm2d
 from neurons import LIF, PLIF, SpikingNeuron
 from utils.aside import replacing
+from utils.modes import in_evaluation
 from utils.run_dir import naming_disk
 
 from .nir_nodes import GraphBuilder, NotInNIRError
@@ -71,17 +72,16 @@ def to_nir(net: SpikingNetwork, input_shape: tuple[int, int, int], dt: float = D
         raise NotInNIRError(f"{type(net).__name__} has layers in front of those that see each frame; NIR has no such")
     for name, module in net.named_modules():
         _refuse(name, module)
-    was_training, mode = net.training, net.step_mode
-    weight = next(net.parameters())
-    try:
-        functional.set_step_mode(net.eval(), "s")
-        runner = _Run(net)
-        traced = fx.GraphModule(runner, _Layers().trace(runner))
-        ShapeProp(traced).propagate(weight.new_zeros(1, *input_shape))  # [N, C, H, W] of one step
-    finally:
-        functional.reset_net(net)
-        functional.set_step_mode(net, mode)
-        net.train(was_training)
+    mode, weight = net.step_mode, next(net.parameters())
+    with in_evaluation(net):
+        try:
+            functional.set_step_mode(net, "s")
+            runner = _Run(net)
+            traced = fx.GraphModule(runner, _Layers().trace(runner))
+            ShapeProp(traced).propagate(weight.new_zeros(1, *input_shape))  # [N, C, H, W] of one step
+        finally:
+            functional.reset_net(net)
+            functional.set_step_mode(net, mode)
     return GraphBuilder(traced, dt).build()
 
 

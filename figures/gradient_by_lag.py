@@ -56,7 +56,7 @@ def gradient_flow(
         criterion: (logits [T, N, K], target) → scalar.
 
     Raises:
-        ValueError: if there is no neuron with a step in the network.
+        ValueError: if there is no neuron with a step in the network, or one runs more than once (step mode ``"s"``).
         ArithmeticError: if the parts do not sum to autograd's gradient.
     """
     seen: dict[str, tuple[SpikingNeuron, Tensor, Tensor]] = {}
@@ -67,6 +67,9 @@ def gradient_flow(
 
     def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...], spikes: Tensor) -> None:
         assert isinstance(module, SpikingNeuron)
+        if name in seen:
+            raise ValueError(f"{name} runs more than once, step by step or in several places: its gradient is no split "
+                             "of one sequence")  # fmt: skip
         seen[name] = (module, inputs[0], spikes)
 
     with ExitStack() as stack:

@@ -136,7 +136,8 @@ def draw(flows: Sequence[dict[str, Any]], path: Path) -> None:
                 panels[number_].semilogy(range(flow["T"]), drawn, **style, label=shown(label))
                 panels[number_].set_title(f"layer {number_ + 1}")
                 if layer["m1"] is not None:
-                    parts = [m1 / sum(layer["l1"]) or float("nan") for m1 in layer["m1"]]
+                    whole = sum(layer["l1"]) or float("nan")  # nothing passes a layer that is dead
+                    parts = [m1 / whole or float("nan") for m1 in layer["m1"]]
                     color = BLACK if len(of_u) == 1 else style["color"]
                     panels[number_].semilogy(
                         range(flow["T"]), parts, color=color, linestyle=":", linewidth=1, label=shown(of_u[place])

@@ -157,6 +157,11 @@ class SpikingNetwork(nn.Module, base.StepModule):
         self.step_mode = "m"
         self.checkpoint = False
 
+    def supported_step_mode(self) -> tuple[str, ...]:
+        """``"s"`` if all of its modules have it: ``set_step_mode`` asks the network first, and changes all or none."""
+        parts = (module for module in self.modules() if isinstance(module, base.StepModule) and module is not self)
+        return ("s", "m") if all("s" in part.supported_step_mode() for part in parts) else ("m",)
+
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
         """Input [T, N, C, H, W] → logits [T, N, K] (``'m'``), or [N, C, H, W] → [N, K] (``'s'``)."""

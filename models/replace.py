@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from neurons import WEIGHTLESS, SpikingNeuron, build_neuron
+from neurons import WEIGHTLESS, SpikingNeuron, build_neuron, taking
 
 # what a neuron and the one in its place have in common
 SETTINGS = (
@@ -24,12 +24,12 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
             places is replaced by one module in all of them; the training mode carries over.
 
     Raises:
-        ValueError: if the network has no spiking neurons. An error of ``make`` leaves it as it was.
+        ValueError: if the network has no spiking neurons, or is one. An error of ``make`` leaves it as it was.
     """
     modules = list(net.named_modules(remove_duplicate=False))
-    places = [(name, module) for name, module in modules if isinstance(module, SpikingNeuron)]
+    places = [(name, module) for name, module in modules if name and isinstance(module, SpikingNeuron)]
     if not places:
-        raise ValueError("the network has no spiking neurons that others could stand in for")
+        raise ValueError("the network has no spiking neurons in it that others could stand in for")
     made: dict[nn.Module, nn.Module] = {}
     for name, old in places:
         if old not in made:
@@ -40,8 +40,14 @@ def replace_neurons(net: nn.Module, make: Callable[[str, SpikingNeuron], nn.Modu
 
 
 def build_like(neuron: SpikingNeuron, name: str, **changes: Any) -> nn.Module:
-    """A neuron ``name`` with the settings of ``neuron``, but for ``changes`` (see ``neurons.build_neuron``)."""
-    return build_neuron(name, **{**{setting: getattr(neuron, setting) for setting in SETTINGS}, **changes})
+    """A neuron ``name`` with the settings of ``neuron``, but for ``changes`` (see ``neurons.build_neuron``).
+
+    What ``neuron`` learns is no setting: GLIF's ``alpha`` is a gate, and its surrogate's width another number.
+    """
+    learned = {each.name for each in neuron.learned}
+    like = {setting: getattr(neuron, setting) for setting in SETTINGS if setting not in learned}
+    sizes = {size: getattr(neuron, size) for size in ("T", "channels") if name in taking(size)}
+    return build_neuron(name, **{**like, **sizes, "alpha": neuron.width, **changes})
 
 
 def exchange_neurons(net: nn.Module, name: str) -> None:

@@ -70,7 +70,9 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
         batches: (x_seq [T, N, C, H, W], target) pairs of training data.
 
     Raises:
-        ValueError: if there is no batch. Nothing is changed then.
+        ValueError: if there is no batch.
+
+    Whatever is raised, by ``batches`` or by the network, leaves all as it was.
     """
     norms, batches = batch_norms(net), iter(batches)
     first = next(batches, None)
@@ -78,6 +80,7 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
         raise ValueError("no batch to take statistics of")
     modes = [(module, module.training) for module in net.modules()]
     momenta = [norm.momentum for norm in norms]
+    kept = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
     net.eval()
     for norm in norms:
         norm.forget()
@@ -87,7 +90,11 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
             for norm in norms:
                 norm.momentum = 1 / seen
             net(x_seq)
-    finally:  # a loader may fail, and whoever sits before it press Ctrl-C
+    except BaseException:  # a loader may fail, and whoever sits before it press Ctrl-C
+        for norm, state in zip(norms, kept, strict=True):
+            norm.load_state_dict(state)
+        raise
+    finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         for module, mode in modes:  # of each: a layer may be frozen in evaluation

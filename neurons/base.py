@@ -13,7 +13,7 @@ from .ops import Dynamics, Learned, SumOverRanks, choose_backend, chosen_backend
 from .ops.dynamics import check_states, declare, parameter_table, per_element
 from .ops.reference import owned, unrolled
 from .ops.returned import PLAIN, as_current, checked_width, plain_setting
-from .options import TAU, V_TH, check_computation, check_fit, check_names, check_options, described, first_value, takes
+from .options import TAU, V_TH, check_class, check_computation, check_fit, check_options, described, first_value, takes
 from .spelt import Spelt
 from .surrogate import ALPHA, SURROGATE
 
@@ -86,6 +86,7 @@ class SpikingNeuron(Spelt):
         super().__init__()
         given = {"tau": float(tau), "v_threshold": float(v_threshold), "v_reset": v_reset, "step_mode": step_mode}
         given |= {"decay_input": decay_input, "detach_reset": detach_reset, "T": T, "channels": channels}
+        given["keep_state"] = keep_state
         check_options(type(self), given)
         check_computation(surrogate, alpha, backend, bptt_k)
         names = [each.name for each in self.learned]
@@ -93,7 +94,7 @@ class SpikingNeuron(Spelt):
             if option not in names and option != "step_mode":
                 setattr(self, option, value)
         self.surrogate, self._width, self.backend, self.bptt_k = surrogate, float(alpha), backend, bptt_k
-        self.step_mode, self.keep_state = step_mode, keep_state
+        self.step_mode = step_mode
         for state, start in self.starts():
             self.register_memory(state, start)
         for each in self.learned:
@@ -102,7 +103,7 @@ class SpikingNeuron(Spelt):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        check_names(cls)
+        check_class(cls, SpikingNeuron, OVER_SEQUENCES)
         cls.declared = declare(cls)
 
     @property

@@ -23,12 +23,21 @@ DEFAULTS: dict[str, Any] = {
     "v_reset": None,
     "decay_input": False,
     "detach_reset": False,
+    "keep_state": True,
     "T": None,
     "channels": None,
     "step_mode": "m",
 }
+SWITCHES = ("decay_input", "detach_reset", "keep_state")
 COMPUTATION = ("surrogate", "alpha", "backend", "bptt_k")
 EVERY = (*COMPUTATION, "keep_state")  # options of every neuron that has a step
+# what a constructor sets that is never learned
+SET = frozenset({"training", "T", "channels", "step_mode", *EVERY} - {"alpha"})
+# of SpikingJelly's neurons, in the second line
+ONE_STEP = (
+    *("advance", "single_step_forward", "single_step_functional_forward"),
+    *("neuronal_charge", "neuronal_fire", "neuronal_reset"),
+)
 CHECKED = frozenset({*COMPUTATION, *DEFAULTS} - {"step_mode"})  # of which not every value means something
 
 
@@ -62,6 +71,9 @@ def check_options(neuron: Any, given: dict[str, Any]) -> None:
         raise ValueError(f"{neuron.__name__} has weights for each time step: it needs T")
     for option in ("T", "channels"):
         check_count(option, given[option])
+    for option in SWITCHES:
+        if given[option] not in (False, True):  # "no", of a file of settings say, is true to Python
+            raise ValueError(f"{option} is True or False, not {given[option]!r}")
 
 
 def check_count(option: str, value: int | None, needed: bool = False) -> None:
@@ -105,10 +117,29 @@ def check_names(neuron: Any) -> None:
     if twice:
         raise TypeError(f"{neuron.__name__} has two of {', '.join(twice)} (c is its input, s its spikes)")
     gradients = {"g_s", *(f"g_{state}" for state in neuron.states)}
+    is_new = bool({"states", "learned"} & vars(neuron).keys())  # else torch may have put a property in a parent's place
     for name in names:
-        if not name.isidentifier() or name in gradients:
-            why = "is what a gradient is called" if name in gradients else "is no name"
+        why = "is what a gradient is called" if name in gradients else "" if name.isidentifier() else "is no name"
+        is_taken = hasattr(neuron, name) or name in SET or (name in neuron.states and name in CHECKED)
+        if is_new and is_taken and name not in ("c", "s"):
+            why = "is an attribute of every such neuron"
+        if why:
             raise TypeError(f"{neuron.__name__} calls something {name}, which {why} here: choose another")
+
+
+def check_class(neuron: Any, base: Any, over_sequences: tuple[str, ...]) -> None:
+    """Refuse names that are taken, and a class that changes single steps alone: its sequences would be other numbers.
+
+    Raises:
+        TypeError: naming them, or the method.
+    """
+    check_names(neuron)
+    own = [m for m in (*ONE_STEP, *over_sequences) if getattr(neuron, m, None) is not getattr(base, m, None)]
+    if own and not set(own) & {*over_sequences}:
+        raise TypeError(
+            f"{neuron.__name__} has {own[0]} of its own, which no sequence asks: write it into its step, or give it a "
+            "multi_step_forward of its own too"
+        )
 
 
 def check_computation(
@@ -147,7 +178,7 @@ def check_change(neuron: Any, name: str, value: Any) -> None:
     if name in COMPUTATION:
         now = {"surrogate": neuron.surrogate, "alpha": neuron.width, "backend": neuron.backend, "bptt_k": neuron.bptt_k}
         check_computation(**{**now, name: value})
-    elif isinstance(value, Real | None):
+    elif name in SWITCHES or isinstance(value, Real | None):
         now = {option: getattr(neuron, option) if neuron.takes(option) else start for option, start in DEFAULTS.items()}
         check_options(type(neuron), {**now, name: value})
 

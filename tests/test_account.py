@@ -6,10 +6,44 @@ import pytest
 import torch
 
 from accounts.profile import profile_network
+from accounts.synops import synaptic_operations
+from accounts.throughput import measure_throughput
 from data import build_dataset
 from data.loader import build_loader
 from models import build_model
+from neurons import SpikingNeuron
 from tests.helpers import run_training
+
+
+class Summed(SpikingNeuron):
+    """It has no potential ``v``."""
+
+    step = staticmethod(lambda c, u, spike: (spike(u + c - 1), u + c))
+    states = {"u": 0.0}
+
+
+def test_a_neuron_of_ones_own_is_counted_whatever_it_calls_its_states():
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4)
+    net.features[0].act = Summed(keep_state=False)
+    seen = profile_network(net, [(torch.rand(2, 3, 1, 4, 4), 0)])
+    assert [layer.name for layer in seen.neurons] == ["features.0.act", "features.1.act"]
+    assert [layer.neurons for layer in seen.neurons] == [128, 128]
+
+
+COUNTS = {
+    "profile": lambda net, x_seq: profile_network(net, [(x_seq, 0)]),
+    "synaptic operations": synaptic_operations,
+    "throughput": lambda net, x_seq: measure_throughput(net, x_seq, seconds=0),
+}
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_whatever_is_counted_each_layer_keeps_its_mode(count):
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4).train()
+    net.features[0].eval()  # frozen, as in fine-tuning
+    modes = [module.training for module in net.modules()]
+    COUNTS[count](net, torch.rand(2, 3, 1, 4, 4))
+    assert [module.training for module in net.modules()] == modes
 
 
 @pytest.mark.slow

@@ -3,11 +3,14 @@
 import pytest
 import torch
 from spikingjelly.activation_based import functional
+from torch import nn
 
+from figures.gradient_by_lag import gradient_flow
 from models import build_model
-from neurons import build_neuron
+from neurons import LIF, build_neuron
 from neurons.ops import gradient_by_lag
 from neurons.surrogate import SURROGATES
+from utils.loss import bptt_loss
 
 NEURON_CASES = [("LIF", None), ("LIF", 0.0), ("LIF", -0.1), ("PLIF", None), ("PLIF", 0.1), ("CLIF", None)]
 CLOSE = {"rtol": 1e-10, "atol": 1e-13}
@@ -232,3 +235,15 @@ def test_single_steps_are_refused():
 def test_relu_is_refused():
     with pytest.raises(ValueError, match="bptt_k works with LIF, PLIF, CLIF, KLIF, GLIF and ILIF, not with relu"):
         build_neuron("relu", bptt_k=2)
+
+
+def test_a_neuron_that_runs_more_than_once_is_not_split():
+    """The last of its runs alone would be."""
+    net = build_model("mlp3", "LIF", in_channels=1, input_size=4).double()
+    x_seq, target = torch.rand(3, 3, 1, 4, 4).double(), torch.tensor([0, 1, 2])
+    twice = nn.Sequential(nn.Linear(4, 4), LIF(keep_state=False)).double()
+    with pytest.raises(ValueError, match="1 runs more than once"):
+        gradient_flow(nn.Sequential(*twice, *twice), x_seq.flatten(2)[..., :4], target, bptt_loss)
+    functional.set_step_mode(net, "s")
+    with pytest.raises(ValueError, match=r"features\.0\.act runs more than once"):
+        gradient_flow(net, x_seq, target, bptt_loss)

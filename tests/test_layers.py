@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spikingjelly.activation_based import functional
 
 from models import MODELS, WITHOUT_DROPOUT, build_model
 from models.layers import HALVES, BatchNorm2d, Conv2d, norm_and_fire, slow_halves
@@ -88,6 +89,18 @@ def test_a_neuron_in_single_steps_is_not_fused_over_the_sequence():
     found = norm_and_fire(BatchNorm2d(3), neuron, x_seq)
     neuron.reset()
     assert torch.equal(found, neuron(BatchNorm2d(3)(x_seq)))
+
+
+@pytest.mark.parametrize("neuron", ["GLIF", "PSN"])
+def test_a_step_mode_that_one_layer_has_not_changes_none(neuron):
+    net = build_model("mlp3", neuron, input_size=4, T=4)
+    with pytest.raises(ValueError, match="step_mode can only be"):
+        functional.set_step_mode(net, "s")
+    assert {module.step_mode for module in net.modules() if hasattr(module, "step_mode")} == {"m"}
+    other = build_model("mlp3", "LIF", input_size=4)
+    for mode in ("s", "m"):
+        functional.set_step_mode(other, mode)
+        assert {module.step_mode for module in other.modules() if hasattr(module, "step_mode")} == {mode}
 
 
 @pytest.mark.parametrize("keep_state", [True, False])

@@ -4,14 +4,18 @@ import json
 import runpy
 import sys
 import warnings
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
-from figures import evaluation_gap, gradient_flow, neuron_traces
+from figures import evaluation_gap, gradient_by_lag, gradient_flow, neuron_traces
+from models import build_model
 from neurons import build_neuron
+from settings.training import DEFAULTS
 from utils.cli import UsageError
+from utils.loss import bptt_loss
 
 
 def test_traces_are_those_of_the_neuron():
@@ -34,6 +38,18 @@ def test_input_is_poisson_of_the_seed():
     assert not torch.equal(c, neuron_traces.poisson_input(50_000, rate=0.6, weight=0.5, seed=4))
     assert c.mean().item() == pytest.approx(0.3, rel=0.05)
     assert c.var().item() == pytest.approx(0.25 * 0.6, rel=0.05)
+
+
+def test_a_network_that_no_gradient_passes_is_drawn(tmp_path):
+    net = build_model("mlp3", "CLIF", in_channels=1, input_size=4, num_classes=3).double()
+    for block in net.features:
+        block.fwd[1].bias.data.fill_(-10.0)  # far from the threshold: a dead layer
+    x_seq, labels = torch.rand(3, 3, 1, 4, 4).double(), torch.tensor([0, 1, 2])
+    layers = [asdict(layer) for layer in gradient_by_lag.gradient_flow(net, x_seq, labels, bptt_loss)]
+    assert layers[0]["l1"] == [0, 0, 0]
+    told = {name: DEFAULTS[name] for name in ("neuron", *gradient_flow.TOLD_BY)}
+    gradient_flow.draw([{**told, "neuron": "CLIF", "T": 3, "checkpoint": None, "layers": layers}], tmp_path / "flow")
+    assert (tmp_path / "flow.png").stat().st_size
 
 
 def test_autocorrelation_by_its_definition():

@@ -92,10 +92,10 @@ def test_readers_make_the_same_spikes(reader, tmp_path):
 @torch.no_grad()
 def test_export_leaves_the_network_as_it_was(tmp_path):
     net = lif_twin(firing(build_model("snn5_noAP", "CLIF")), -0.06).train()
+    frozen = net.features[0].eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     to_nir(net, (3, 32, 32))
-    assert net.training
-    assert net.step_mode == "m"
+    assert (net.training, frozen.training, net.step_mode) == (True, False, "m")
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 

@@ -132,6 +132,8 @@ def test_profile_refuses_what_it_cannot_count(small):
         profile_network(small, [])
     with pytest.raises(ValueError, match=r"one T, got \[2, 3\]"):
         profile_network(small, [(x_seq, 0), (x_seq[:2], 0)])
+    with pytest.raises(ValueError, match="no sample"):
+        profile_network(small, [(x_seq[:, :0], 0)])
     with pytest.raises(ValueError, match="0 neuron layers"):
         profile_network(small, [(x_seq, 0)], is_neuron=lambda module: False)
     conv = layer.Conv2d(2, 2, 1, step_mode="m")

@@ -222,7 +222,7 @@ def test_every_network_wants_a_step(name, shape):
 
 
 UNFIT = {"tau": 0.5, "v_threshold": float("nan"), "v_reset": 2.0, "alpha": 0.0, "surrogate": "step", "backend": "cpp",
-         "bptt_k": 0}  # fmt: skip
+         "bptt_k": 0, "decay_input": "no", "detach_reset": 2, "keep_state": "False"}  # fmt: skip
 
 
 @pytest.mark.parametrize("option", UNFIT)

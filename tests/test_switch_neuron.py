@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from deploy.conversion import lif_twin
-from models import build_model, exchange_neurons
-from neurons import CLIF, LIF, SpikingNeuron
+from models import build_like, build_model, exchange_neurons, replace_neurons
+from neurons import CLIF, LIF, SpikingNeuron, build_neuron
 from tests.helpers import (
     ROOT,
     SCRIPT,
@@ -79,6 +79,28 @@ def test_where_one_neuron_cannot_be_exchanged_none_is():
     with pytest.raises(ValueError, match="v_reset"):
         exchange_neurons(net, "CLIF")
     assert [module for module in net.modules() if isinstance(module, SpikingNeuron)] == neurons
+
+
+@pytest.mark.parametrize("other", ["GLIF", "KLIF", "PSN"])
+def test_what_is_learned_is_no_setting_and_sizes_go_over(other):
+    old = build_neuron("GLIF", T=4, channels=3, alpha=0.7)
+    old.alpha.data.fill_(0.1)  # a gate
+    new = build_like(old, other)
+    assert (new.surrogate_function.keywords["alpha"] if other == "PSN" else new.width) == 0.7
+    if other != "PSN":
+        assert new.channels == 3
+    if other != "KLIF":
+        assert new.T == 4
+        return
+    assert (new.tau, new.v_threshold) == (2.0, 1.0)
+    assert build_like(new, "LIF").channels is None
+
+
+def test_a_neuron_by_itself_stands_in_no_network():
+    neuron = LIF()
+    with pytest.raises(ValueError, match="no spiking neurons in it"):
+        replace_neurons(neuron, lambda name, old: CLIF())
+    assert not list(neuron.children())
 
 
 def test_epochs_before_it_are_those_of_the_old_neuron(home, whole):
