@@ -85,8 +85,9 @@ def build(cc: str, source: str, path: Path) -> None:
         except OSError as error:
             raise BuildError(f"{cc} cannot be run: {error}") from error
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-            raise BuildError(f"{cc} cannot compile a neuron: {errors[0].strip()}")
+            lines = done.stderr.split("\n")
+            reason = next((line for line in lines if "error" in line), lines[0]).strip() or "no reason given"
+            raise BuildError(f"{cc} cannot compile a neuron: {reason}")
         with open(aside, "r+b") as file:
             checksum = hashlib.sha256(file.read()).digest()
             file.write(checksum)  # behind the library, where no loader looks
