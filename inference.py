@@ -26,7 +26,7 @@ from accounts.operations import KIND_OF
 from accounts.profile import profile_network
 from accounts.synops import synaptic_operations
 from accounts.throughput import measure_throughput
-from data import DataError, Task
+from data import Task
 from deploy import table8
 from deploy.conversion import (
     FIXED_RESETS,
@@ -46,21 +46,18 @@ from deploy.running_statistics import (
     words_of,
 )
 from deploy.subject import Subject, build_network, said_of, settle_statistics, settled
-from settings.build import Batches
+from settings.build import ERRORS, Batches
 from settings.inference import PROGRAM, SOFT, check_request, drawn_of, inference_parser
 from settings.rebuild import build_again, load_data
-from utils.checkpoint import CheckpointError, save_checkpoint
+from utils.checkpoint import save_checkpoint
 from utils.cli import UsageError
 from utils.device import choose_device
-from utils.engine import MemoryFullError, naming_memory
+from utils.engine import naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
-from utils.finite import NonFiniteLossError
 from utils.numerics import set_numerics
 from utils.output import write_json, written_aside
 from utils.progress import progress
-
-ERRORS = (UsageError, DataError, CheckpointError, MemoryFullError, NonFiniteLossError)
 
 
 def infer(argv: Sequence[str] | None) -> None:

@@ -15,32 +15,29 @@ from statistics import mean, stdev
 
 import torch
 
-from data import DataError, Task
+from data import Task
 from models import STATISTICS, exchange_neurons, keep_steps, steps_known, use_statistics
-from settings.build import Batches, build_network, build_task, load_splits, place, start_state
+from settings.build import ERRORS, Batches, build_network, build_task, load_splits, place, start_state
 from settings.command_line import PROGRAM, notes_of, read_options, runs_of
 from settings.record import run_name
 from settings.resume import Resumed, changes_in_words, config_of, find_checkpoint
 from settings.training import Settings
 from utils.batch_size import check_smallest_batch
-from utils.checkpoint import CheckpointError, load_weights, put_weights, save_checkpoint
+from utils.checkpoint import load_weights, put_weights, save_checkpoint
 from utils.cli import UsageError, exchange_in_words, exchange_of
 from utils.cuda_graph import check_can_record
 from utils.curves import COLUMN
 from utils.device import choose_device
 from utils.distributed import Ranks
-from utils.engine import MemoryFullError, TrainState, evaluate, naming_memory, train_one_epoch
+from utils.engine import TrainState, evaluate, naming_memory, train_one_epoch
 from utils.environment import environment
 from utils.exit import one_line_errors
-from utils.finite import NonFiniteLossError
 from utils.guard import RankLostError, naming_lost_ranks
 from utils.interrupt import Saver, Stopped, Watch, watched
 from utils.numerics import set_numerics
 from utils.resume import checkpoint_of, restore
 from utils.run_dir import Results, RunDir, create_run_dir, left_in_order, line_of, read_metrics, row_of
 from utils.seeding import seed_all
-
-ERRORS = (UsageError, DataError, CheckpointError, NonFiniteLossError, MemoryFullError, RankLostError)
 
 
 def train(s: Settings, device: torch.device, ranks: Ranks, command: Sequence[str]) -> dict[str, float]:
@@ -190,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(PROGRAM, UsageError):
         ranks = Ranks.from_environment()
     try:
-        with one_line_errors(PROGRAM, *ERRORS, speaks=ranks.speaks, alone=ranks.world == 1), naming_lost_ranks():
+        errors = (*ERRORS, RankLostError)
+        with one_line_errors(PROGRAM, *errors, speaks=ranks.speaks, alone=ranks.world == 1), naming_lost_ranks():
             train_each_seed(words, script, ranks)
     except Stopped as stopped:
         sys.exit(stopped.code)

@@ -71,7 +71,10 @@ def is_of(run: Namespace, path: Path) -> bool:
     """Whether an evaluation.json is of the same checkpoint, run the same way."""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        return there["setting"] == setting_of(run) and Path(there["checkpoint"]).absolute() == run.resume.absolute()
+        checkpoint = Path(there["checkpoint"])
+        # its path is as it was typed: beside the checkpoint, from another folder, or before the run was moved
+        same = checkpoint.absolute() == run.resume.absolute() if run.out_dir else checkpoint.name == run.resume.name
+        return there["setting"] == setting_of(run) and same
     except (OSError, ValueError, TypeError, KeyError):
         return False
 

@@ -33,6 +33,8 @@ def places_of(checkpoints: Sequence[Path]) -> list[Path]:
         of_one_step = {"bn_eval": "shared"} if run.T == 1 else {}  # where there is nothing to choose
         results.append({**said_of(run, checkpoint), **of_one_step, "checkpoint": str(path), "seed": run.seed})
         places.append(out_dir / "sweep.json")
+        if "\n" in str(places[-1]):  # run_inference_script.sh reads them line by line
+            raise UsageError(f"{places[-1]}: a folder with a new line in its name cannot hold a sweep; rename it")
     try:
         check_rows(results)
     except ValueError as error:

@@ -25,6 +25,9 @@ CPU = torch.device("cpu")
 
 
 def main(path: Path) -> None:
+    if path.exists() or not path.absolute().parent.is_dir():  # known now rather than after the training
+        sys.exit(f"{path} is there already, or its folder is not: name another place")
+
     # 1. Data: sequences [T, N, C, H, W]; a still image is shown at every step
     task = build_dataset("digits", T=T, seed=SEED)
     load = partial(build_loader, T=T, device=CPU, seed=SEED)

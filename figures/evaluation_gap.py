@@ -23,16 +23,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from data import DataError, build_dataset
+from data import build_dataset
 from data.loader import build_loader
 from data.task import Split, classes_lacking, stratified_split
+from settings.build import ERRORS
 from settings.inference import inference_parser, settle
 from settings.rebuild import build_again, training_slice
 from settings.record import config_beside
-from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
+from utils.checkpoint import load_weights, read_checkpoint
 from utils.cli import OneLineParser, UsageError, number
 from utils.device import choose_device
-from utils.engine import MemoryFullError, naming_memory
+from utils.engine import naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.output import in_markdown, markdown_table, write_json, written_aside
@@ -212,5 +213,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("figures.evaluation_gap", UsageError, DataError, CheckpointError, MemoryFullError):
+    with one_line_errors("figures.evaluation_gap", *ERRORS):
         main()

@@ -23,17 +23,17 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from data import DATASETS, DataError
+from data import DATASETS
 from models import MODELS
 from neurons import NEURONS, TAU
-from settings.build import build_network, build_task, load_splits
+from settings.build import ERRORS, build_network, build_task, load_splits
 from settings.inference import inference_parser, settle
 from settings.record import config_beside
 from settings.training import DEFAULTS, Settings
-from utils.checkpoint import CheckpointError, load_weights, read_checkpoint
+from utils.checkpoint import load_weights, read_checkpoint
 from utils.cli import OneLineParser, OneOf, UsageError, number
 from utils.distributed import Ranks
-from utils.engine import MemoryFullError, naming_memory
+from utils.engine import naming_memory
 from utils.environment import environment
 from utils.exit import one_line_errors
 from utils.loss import build_loss
@@ -226,5 +226,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("figures.gradient_flow", UsageError, DataError, CheckpointError, MemoryFullError):
+    with one_line_errors("figures.gradient_flow", *ERRORS):
         main()

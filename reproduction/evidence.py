@@ -20,6 +20,7 @@ from .training_run import ABOUT, TrainingRun
 EVIDENCE = ROOT / "evidence"
 FIGURES = "figures"  # the folder of its pictures
 RUNS_DIR = Path("logs/reproduce")  # where runs stand unless somebody says otherwise
+QUOTE = "'\"'\"'"  # a quotation mark within two
 Line = dict[str, Any]
 Key = tuple[str, tuple[str, ...], int]
 """What tells a run from others: its identity, those of the training runs it reads, its seed."""
@@ -129,8 +130,11 @@ def as_if_at_home(value: Any, runs_dir: Path) -> Any:
         return [as_if_at_home(each, runs_dir) for each in value]
     if not isinstance(value, str):
         return value
-    value = re.sub(r"(-data_dir[ =])/\S+", r"\1data_dir", value)
-    return re.sub(rf"(?<![^\s=]){re.escape(str(runs_dir.absolute()))}(?=/|\s|$)", str(RUNS_DIR), value)
+    # a command has a path with a space or an umlaut in quotes, as shlex.join writes them
+    path = str(runs_dir.absolute())
+    spelt = "|".join(map(re.escape, (path, path.replace("'", QUOTE))))
+    value = re.sub(rf"(-data_dir[ =])(/\S+|'/([^']|{QUOTE})*')", r"\1data_dir", value)
+    return re.sub(rf"(?<![^\s='])({spelt})(?=[/\s']|$)", str(RUNS_DIR), value)
 
 
 def said_of(of: Sequence[Run]) -> list[Mapping[str, Any]]:

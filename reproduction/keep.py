@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from utils.cli import UsageError
 from utils.run_dir import naming_disk
 
 from .comparison import write_pictures
-from .evidence import FIGURES, Line, as_if_at_home, merge
+from .evidence import EVIDENCE, FIGURES, Line, as_if_at_home, merge
 from .recipe import Recipe
 from .results import Results
 from .runner import plan
@@ -29,7 +30,12 @@ def keep(recipe: Recipe, seeds: Sequence[int], results: Results, recipes: Mappin
 
     Returns:
         What was kept, in words.
+
+    Raises:
+        UsageError: where there is no evidence to write into: an update of the package would lose what is put there.
     """
+    if not EVIDENCE.is_dir():
+        raise UsageError("keep is for the project's own folder, whose evidence is committed; pip installs none")
     jobs = plan(recipe.runs, seeds, results)
     new: dict[str, list[Line]] = {}
     for job in jobs:

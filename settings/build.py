@@ -7,15 +7,18 @@ from functools import partial
 import torch
 from spikingjelly.activation_based import functional
 
-from data import Task, build_dataset
+from data import DataError, Task, build_dataset
 from data.loader import Loader, build_loader
 from data.resident import ResidentLoader
 from models import SpikingNetwork, build_model, synchronise
+from neurons.ops.c_build import BuildError
+from utils.checkpoint import CheckpointError
 from utils.cli import UsageError
 from utils.cuda_graph import RecordedPasses
 from utils.device import amp_dtype
 from utils.distributed import Ranks
-from utils.engine import TrainState
+from utils.engine import MemoryFullError, TrainState
+from utils.finite import NonFiniteLossError
 from utils.loss import build_loss
 from utils.optim import build_optimizer, build_schedule
 
@@ -23,6 +26,8 @@ from .record import identity_of
 from .training import Settings
 
 Batches = Loader | ResidentLoader
+# what ends a command that builds and runs these in one line
+ERRORS = (UsageError, DataError, CheckpointError, BuildError, MemoryFullError, NonFiniteLossError)
 
 
 def build_task(s: Settings, ranks: Ranks) -> Task:

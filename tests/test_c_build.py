@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import inference
+import train_BPTT
 from neurons.ops import c_build
 from tests.helpers import ENVIRONMENT, ROOT
 
@@ -91,6 +93,7 @@ def test_another_compiler_flag_or_processor_is_another_library(cache, monkeypatc
     ("script", "words"),
     [
         ("exec sleep 60", "has not compiled a neuron after 1 s"),
+        ('cat > /dev/null; echo "Cannot create file" >&2; exit 134', "cannot compile a neuron: Cannot create file"),
         (
             'cat > /dev/null; echo "<stdin>:1:2: error: what is that" >&2; exit 1',
             "cannot compile a neuron: <stdin>:1:2",
@@ -121,6 +124,19 @@ if not child:
 _, status = os.waitpid(child, 0)
 print(os.waitstatus_to_exitcode(status))
 """
+
+
+@pytest.mark.parametrize(("module", "work"), [(train_BPTT, "train_each_seed"), (inference, "infer")])
+def test_a_compiler_that_fails_at_a_later_neuron_ends_a_command_in_one_line(monkeypatch, capsys, module, work):
+    """Whether one works is asked before: of another text, and what it made then may have stood in the cache."""
+
+    def fail(*_):
+        raise c_build.BuildError("cc has not compiled a neuron after 60 s")
+
+    monkeypatch.setattr(module, work, fail)
+    with pytest.raises(SystemExit, match="2"):
+        module.main([])
+    assert capsys.readouterr().err == f"{module.PROGRAM}: error: cc has not compiled a neuron after 60 s\n"
 
 
 def test_a_fork_after_use_has_threads_of_its_own():

@@ -6,6 +6,7 @@ And run_inference_script.sh, which makes Table 8.
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,9 @@ def test_networks_that_no_table_holds_are_known_before_they_are_swept(tmp_path):
         places_of([best, latest])
     with pytest.raises(UsageError, match="CLIF-trained: sweeps of one row differ in -tau"):
         places_of([best, other])
+    shutil.copytree(folder, tmp_path / "two\nlines")  # the script reads the places line by line
+    with pytest.raises(UsageError, match="a folder with a new line in its name cannot hold a sweep"):
+        places_of([tmp_path / "two\nlines" / best.name])
     lif = Path("logs/zoo/digits_LIF/inference/digits_LIF/sweep.json")
     assert places_of([best, Path("zoo:digits_LIF")]) == [folder / "inference/checkpoint_max/sweep.json", lif]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from examples import train_convert_export
 from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -48,6 +49,12 @@ def test_train_convert_export(tmp_path):
     assert hard >= soft - 2, said  # what is chosen on training images holds on the test set, by and large
     assert "256 of 256 predictions the same" in said
     assert (tmp_path / "out.nir").stat().st_size > 0
+
+
+@pytest.mark.parametrize("place", [__file__, "/none/digits.nir"])
+def test_what_is_exported_takes_no_files_place(place):
+    with pytest.raises(SystemExit, match="name another place"):
+        train_convert_export.main(Path(place))
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """More that is torn or hostile: the environment, checkpoints cut anywhere, any command line."""
 
+import errno
 import io
 import os
 import struct
@@ -19,7 +20,7 @@ from tests.test_hostile_events import with_entry
 from utils.checkpoint import CheckpointError, read_checkpoint
 from utils.cli import UsageError
 from utils.distributed import Ranks
-from utils.resume import is_whole
+from utils.resume import is_whole, newest_whole
 
 TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 
@@ -133,6 +134,19 @@ def test_one_bit_is_noticed(tmp_path, checkpoint):
     (tmp_path / "flipped.pth").write_bytes(content)
     assert is_whole(checkpoint)
     assert not is_whole(tmp_path / "flipped.pth")
+
+
+def test_a_checkpoint_that_only_another_user_may_read_is_not_damaged(tmp_path, monkeypatch):
+    """The one before it would be resumed, or none, and a finished run trained again."""
+    path = tmp_path / "checkpoint_latest.pth"
+    path.touch()
+
+    def refuse(file):
+        raise PermissionError(errno.EACCES, "Permission denied", str(file))
+
+    monkeypatch.setattr("utils.resume.ZipFile", refuse)
+    with pytest.raises(PermissionError, match="Permission denied"):
+        newest_whole([path])
 
 
 MIDDLES = {

@@ -1,6 +1,7 @@
 """What inference.py writes: results, LIF checkpoints, statistics taken again; and what it does not write over."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_nothing_is_written_over_a_file_that_it_has_not_made(run, infer):
 
 
 @pytest.mark.slow
-def test_an_evaluation_takes_no_other_ones_place(run, infer):
+def test_an_evaluation_takes_no_other_ones_place(run, infer, monkeypatch):
     folder = run / "chosen"
     same = "-calibrate_samples 60 -calibrate_passes 1"  # without -calibrate
     for checkpoint, options in (("latest", ""), ("max", ""), ("max", same), ("max", "-T 3"), ("max", "-T 3")):
@@ -139,6 +140,11 @@ def test_an_evaluation_takes_no_other_ones_place(run, infer):
         words = f"{options} -out_dir {folder}"
         refused(infer, run / f"checkpoint_{checkpoint}.pth", words, f"-out_dir: {folder} holds another evaluation")
     assert (folder / "evaluation.json").read_bytes() == before
+    for folder, path in ((run.parent, f"{run.name}/checkpoint_max.pth"), (run, "checkpoint_max.pth")):
+        monkeypatch.chdir(folder)
+        assert infer("-resume", path)[0] == 0, path  # the same again, typed in another folder
+    other = shutil.copy(run / "checkpoint_latest.pth", run / "checkpoint_max.other")
+    refused(infer, other, "", "checkpoint_max holds another evaluation")
     resets = [-i / 1000 for i in range(60)]
     code, out, err = infer("-resume", run / "checkpoint_max.pth", "-T", 1, "-sweep", "-v_resets", *resets)
     assert code == 0, err

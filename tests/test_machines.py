@@ -3,6 +3,7 @@ and on two; a locale that is not UTF-8; and the tests' own runs where a library 
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,14 +121,38 @@ def test_no_compiler_and_a_home_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.skipif(c_build.compiler() is None, reason="no C compiler here")
-def test_a_cache_that_cannot_be_written(monkeypatch):
+@pytest.mark.parametrize("place", ["/proc/nobody", f"/{300 * 'a'}"], ids=["of the system", "not even looked at"])
+def test_a_cache_that_cannot_be_written(monkeypatch, place):
     """It is compiled into a folder that goes with the process, and a warning says so."""
-    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nobody")
+    monkeypatch.setenv("XDG_CACHE_HOME", place)
     c_build.folder.cache_clear()
-    with pytest.warns(UserWarning, match="/proc/nobody/clif_neurons cannot be written: neurons are compiled into"):
+    with pytest.warns(UserWarning, match=f"{place}/clif_neurons cannot be written: neurons are compiled into"):
         folder = c_build.folder()
     assert folder.is_dir()
     c_build.folder.cache_clear()
+
+
+UNKNOWN_USER = """
+import getpass, pwd
+def nobody(uid): raise KeyError(uid)
+pwd.getpwuid = nobody
+from utils.exit import one_line_errors
+with one_line_errors("command"):
+    from neurons.ops import c_build
+    print(c_build.folder().is_dir(), getpass.getuser())
+"""
+
+
+def test_a_user_whom_the_system_does_not_know():
+    """``docker run --user 1234``: there is no home, and torch names a folder by a name that is not there."""
+    names = ("HOME", "XDG_CACHE_HOME", "LOGNAME", "USER", "LNAME", "USERNAME")
+    bare = {name: value for name, value in ENVIRONMENT.items() if name not in names}
+    result = subprocess.run(
+        [sys.executable, "-c", UNKNOWN_USER], cwd=ROOT, env=bare, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == f"True user-{os.getuid()}\n", result.stderr
+    assert "command: warning: there is no home: neurons are compiled into" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 HAS_A_THREAD = """

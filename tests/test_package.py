@@ -165,6 +165,7 @@ def test_what_is_installed_says_what_it_is(installed):
     [
         ("clif-train", "-neuron CLlF", 2, "did you mean CLIF?"),
         ("clif-reproduce", "show table1", 0, "cifar10-clif-T6"),
+        ("clif-reproduce", "keep table1", 2, "keep is for the project's own folder"),
         ("clif-infer", "-resume zoo:digits_CLIF", 2, "zoo:NAME is for the project's own folder"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -113,26 +114,25 @@ def test_keep_writes_a_line_for_each_finished_run(table, evidence, capsys):
     assert lines[1]["epochs"]["test_acc"][-1] in (20.0, 25.0)  # one of the two folders with these settings
 
 
-def test_the_evidence_says_nothing_of_where_runs_stood():
-    line = {
-        "out_dir": "/home/me/runs",
-        "command": "python x.py -resume /home/me/runs/a/b.pth -out=/home/me/runs -data_dir /home/me/data -b 3",
-        "settings": {"data_dir": "/home/me/data", "out_dir": "/home/me/runs"},
-    }
-    line |= {"n": 1, "of": ["/home/me/runs2", "in/home/me/runs"], "runs": {"text": "runs, /home/me/runs"}}
-    assert as_if_at_home(line, Path("/home/me/runs")) == {
+@pytest.mark.parametrize("home", ["/home/me", "/home/Jö O'Neil"])
+def test_the_evidence_says_nothing_of_where_runs_stood(home):
+    words = ["x.py", "-resume", f"{home}/runs/a/b.pth", f"-out={home}/runs", "-data_dir", f"{home}/data", "-b", "3"]
+    line = {"out_dir": f"{home}/runs", "settings": {"data_dir": f"{home}/data", "out_dir": f"{home}/runs"}}
+    line |= {"of": [f"{home}/runs2", f"in{home}/runs"], "runs": {"text": f"runs, {home}/runs", "n": 1}}
+    at_home = as_if_at_home(line | {"command": shlex.join(words)}, Path(home, "runs"))
+    said = "x.py -resume logs/reproduce/a/b.pth -out=logs/reproduce -data_dir data_dir -b 3"
+    assert shlex.split(at_home.pop("command")) == said.split()
+    assert at_home == {
         "out_dir": "logs/reproduce",
-        "command": "python x.py -resume logs/reproduce/a/b.pth -out=logs/reproduce -data_dir data_dir -b 3",
         "settings": {"data_dir": "data_dir", "out_dir": "logs/reproduce"},
-        "n": 1,
-        "of": ["/home/me/runs2", "in/home/me/runs"],
-        "runs": {"text": "runs, logs/reproduce"},
+        "of": [f"{home}/runs2", f"in{home}/runs"],
+        "runs": {"text": "runs, logs/reproduce", "n": 1},
     }
 
 
 def test_the_evidence_that_is_committed_names_no_folder_of_a_machine():
     for path in EVIDENCE.glob("*.jsonl"):
-        assert not re.search(r"[\"=\s]/\w", path.read_text()), path
+        assert not re.search(r"[\"'=\s]/\w", path.read_text()), path
 
 
 def test_the_evidence_is_reported_where_nothing_was_run(table, evidence, capsys):

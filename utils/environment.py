@@ -37,8 +37,9 @@ def commit_of(root: Path) -> str:
         return UNKNOWN
 
     def said(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
+        # git would not look into another user's folder; its code runs here already
+        command = ["git", "-c", f"safe.directory={root.resolve()}", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
     if said("rev-parse", "--show-toplevel") != str(root.resolve()):
         return UNKNOWN

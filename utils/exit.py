@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import io
 import os
 import select
@@ -46,6 +47,7 @@ def one_line_errors(
         alone: False for one of several ranks: it may be waiting for others, where SIGTERM must end it at once.
     """
     open_what_is_closed()
+    name_the_user()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that a terminal has not is no reason to end
             stream.reconfigure(errors="backslashreplace")
@@ -98,6 +100,14 @@ def open_what_is_closed() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
+
+
+def name_the_user() -> None:
+    """Give a user whom the system does not know (a container's ``--user 1234``) a name: torch cannot do without."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"user-{os.getuid()}"
 
 
 @contextmanager

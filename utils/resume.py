@@ -99,12 +99,18 @@ def newest_whole(files: Iterable[Path]) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint can be read and every byte is as it was written (torch itself skips the checksums)."""
+    """Whether a checkpoint can be read and every byte is as it was written (torch itself skips the checksums).
+
+    Raises:
+        PermissionError: if it is another user's alone; it may well be whole.
+    """
     try:
         with ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return False
         read_checkpoint(path)
+    except PermissionError:
+        raise
     except (CheckpointError, *UNPACKING):
         return False
     return True

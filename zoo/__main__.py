@@ -24,10 +24,11 @@ from torch import Tensor
 
 import inference
 from data import build_dataset
+from settings.build import ERRORS
 from settings.inference import KEPT
 from settings.record import config_beside
 from utils.aside import write_aside
-from utils.checkpoint import FORMAT, CheckpointError, read_checkpoint, weights_of
+from utils.checkpoint import FORMAT, read_checkpoint, weights_of
 from utils.cli import OneLineParser, UsageError, folder_name
 from utils.exit import one_line_errors
 from utils.output import write_json, written_aside
@@ -111,7 +112,7 @@ def evaluate(name: str, folder: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = read_options(argv)
-    with one_line_errors("python -m zoo", UsageError, CheckpointError, *inference.ERRORS):
+    with one_line_errors("python -m zoo", *ERRORS):
         if args.checkpoint:
             torch.set_num_threads(1)  # the same sums in the same order wherever it is evaluated
             add_network(args.checkpoint, args.name, args.title, args.command)

@@ -85,8 +85,9 @@ def build(cc: str, source: str, path: Path) -> None:
         except OSError as error:
             raise BuildError(f"{cc} cannot be run: {error}") from error
         if done.returncode:
-            errors = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
-            raise BuildError(f"{cc} cannot compile a neuron: {errors[0].strip()}")
+            lines = done.stderr.split("\n")
+            reason = next((line for line in lines if "error" in line), lines[0]).strip() or "no reason given"
+            raise BuildError(f"{cc} cannot compile a neuron: {reason}")
         with open(aside, "r+b") as file:
             checksum = hashlib.sha256(file.read()).digest()
             file.write(checksum)  # behind the library, where no loader looks
@@ -101,18 +102,22 @@ def build(cc: str, source: str, path: Path) -> None:
 @cache
 def folder() -> Path:
     """Where libraries are kept: the user's cache, or a private temporary folder if that cannot be trusted."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clif_neurons"
     try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clif_neurons"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        safe = is_safe(home)
-    except OSError:
-        safe = False
-    if safe and os.access(home, os.W_OK):
-        return home
-    why = "belongs to another user or can be written by others" if home.exists() and not safe else "cannot be written"
+        if not is_safe(home):
+            why = f"{home} belongs to another user or can be written by others"
+        elif os.access(home, os.W_OK):
+            return home
+        else:
+            why = f"{home} cannot be written"
+    except OSError:  # nor, perhaps, looked at: another user's home, which `su` leaves in $HOME
+        why = f"{home} cannot be written"
+    except RuntimeError:  # a container's user, whom the system does not know
+        why = "there is no home"
     PRIVATE.append(tempfile.TemporaryDirectory(prefix="clif_neurons-"))
     private = PRIVATE[-1].name
-    warnings.warn(f"{home} {why}: neurons are compiled into {private} instead, and again in each process", stacklevel=2)
+    warnings.warn(f"{why}: neurons are compiled into {private} instead, and again in each process", stacklevel=2)
     return Path(private)
 
 
