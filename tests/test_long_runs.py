@@ -28,6 +28,14 @@ from tests.helpers import (
     started,
 )
 
+# draws curves.png after the first epoch, not after some seconds: what drawing opens is open before the run is watched
+DRAWN_AT_ONCE = f"""
+import runpy, sys
+from utils import run_dir
+run_dir.FIRST_DRAWING = 0
+sys.argv[0] = {str(SCRIPT)!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 20 -lr 0.005 -no_download -no_amp -device cpu".split()  # noqa: SIM905
 MIB = 2**20
 fork = multiprocessing.get_context("fork")
@@ -69,7 +77,9 @@ def watch_run(home: Path, *options: str | int) -> list[Held]:
         return rows == epochs - 1
 
     epochs = int(options[options.index("-epochs") + 1])
-    how = {"kill_when": all_seen, "kill_with": 0, "timeout": 900}
+    script = home / "drawn_at_once.py"
+    script.write_text(DRAWN_AT_ONCE)
+    how = {"kill_when": all_seen, "kill_with": 0, "timeout": 900, "script": script}
     result = run_training(*RUN, "-out_dir", out_dir, *options, cwd=home, **how)
     assert result.returncode == 0, result.stderr
     return seen
