@@ -39,7 +39,7 @@ def look(monkeypatch, capsys):
     trained = capsys.readouterr().err
     evaluate(net, BATCHES, loss, device=CPU, steps=2, title="test")
     evaluated = capsys.readouterr().err
-    calibrate(build_neuron("CLIF"), lambda net: Score(50.0, 1.0), passes=1)
+    calibrate(nn.Sequential(build_neuron("CLIF")), lambda net: Score(50.0, 1.0), passes=1)
     return trained, evaluated, capsys.readouterr().err
 
 
