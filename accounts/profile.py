@@ -22,8 +22,8 @@ from spikingjelly.activation_based import base
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.modes import in_evaluation
 from neurons import SpikingNeuron
-from utils.modes import in_evaluation
 
 from .memory_energy import EnergyBreakdown, memory_energy
 from .operations import LayerShape, Operations, operations

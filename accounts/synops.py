@@ -14,7 +14,7 @@ import torch
 from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
 from torch import Tensor, nn
 
-from utils.modes import in_evaluation
+from models.modes import in_evaluation
 from utils.output import markdown_table
 
 from .profile import profile_network

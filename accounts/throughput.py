@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.modes import in_evaluation
 from utils.device import wait_for
-from utils.modes import in_evaluation
 from utils.run_dir import peak_memory_gb
 
 WARM_UP_RUNS = 3  # kernels are chosen and memory is allocated in the first ones

@@ -28,9 +28,9 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from models import SpikingNetwork
 from models.batch_norm import BatchNorm2d
+from models.modes import in_evaluation
 from neurons import LIF, PLIF, SpikingNeuron
 from utils.aside import replacing
-from utils.modes import in_evaluation
 from utils.run_dir import naming_disk
 
 from .nir_nodes import GraphBuilder, NotInNIRError

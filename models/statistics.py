@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from neurons import ops
 
 from .batch_norm import NO_STATISTICS, BatchNorm2d
+from .modes import in_evaluation
 
 STATISTICS = ("shared", "per_step")  # which running statistics evaluation normalises with
 
@@ -78,27 +79,24 @@ def recalibrate(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Non
     first = next(batches, None)
     if first is None:
         raise ValueError("no batch to take statistics of")
-    modes = [(module, module.training) for module in net.modules()]
     momenta = [norm.momentum for norm in norms]
     kept = [{name: value.clone() for name, value in norm.state_dict().items()} for norm in norms]
-    net.eval()
-    for norm in norms:
-        norm.forget()
-        norm.train()
-    try:
-        for seen, (x_seq, _) in enumerate(chain([first], batches), 1):
-            for norm in norms:
-                norm.momentum = 1 / seen
-            net(x_seq)
-    except BaseException:  # a loader may fail, and whoever sits before it press Ctrl-C
-        for norm, state in zip(norms, kept, strict=True):
-            norm.load_state_dict(state)
-        raise
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes:  # of each: a layer may be frozen in evaluation
-            module.training = mode
+    with in_evaluation(net):
+        for norm in norms:
+            norm.forget()
+            norm.train()
+        try:
+            for seen, (x_seq, _) in enumerate(chain([first], batches), 1):
+                for norm in norms:
+                    norm.momentum = 1 / seen
+                net(x_seq)
+        except BaseException:  # a loader may fail, and whoever sits before it press Ctrl-C
+            for norm, state in zip(norms, kept, strict=True):
+                norm.load_state_dict(state)
+            raise
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
     for norm in norms:
         if norm.running_mean_t is not None and norm.running_var_t is not None:
             norm.running_mean.copy_(norm.running_mean_t.mean(0))

@@ -51,10 +51,12 @@ def test_train_convert_export(tmp_path):
     assert (tmp_path / "out.nir").stat().st_size > 0
 
 
-@pytest.mark.parametrize("place", [__file__, "/none/digits.nir"])
-def test_what_is_exported_takes_no_files_place(place):
+@pytest.mark.parametrize("place", ["there.nir", "none/digits.nir"])
+def test_what_is_exported_takes_no_files_place(place, tmp_path):
+    (tmp_path / "there.nir").write_text("of the user")
     with pytest.raises(SystemExit, match="name another place"):
-        train_convert_export.main(Path(place))
+        train_convert_export.main(tmp_path / place)
+    assert (tmp_path / "there.nir").read_text() == "of the user"
 
 
 @pytest.mark.slow

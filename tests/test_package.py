@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"neurons"},
     "figures": {"settings", "models", "neurons", "data", "utils"},
     "deploy": {"figures", "settings", "models", "neurons", "data", "utils"},
-    "accounts": {"figures", "neurons", "utils"},
+    "accounts": {"figures", "models", "neurons", "utils"},
     "benchmarks": {"figures", "settings", "models", "neurons", "data", "utils"},
     # it reads command lines with the commands' own parsers
     "reproduction": {"deploy", "figures", "data", "settings", "utils"},
