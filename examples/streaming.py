@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data import build_dataset
 from data.loader import build_loader
-from data.task import Split
+from data.task import Split, stratified_split
 from models import STATISTICS, SpikingNetwork, build_model, use_statistics
 from utils.engine import TrainState, train_one_epoch
 from utils.loss import bptt_loss
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 def train(split: Split, net: SpikingNetwork) -> None:
     """A short training on whole sequences."""
-    batches = build_loader(split, batch_size=32, T=T, device=CPU, seed=SEED, shuffle=True)
+    batches = build_loader(split, batch_size=16, T=T, device=CPU, seed=SEED, shuffle=True)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     state = TrainState(net, optimizer, bptt_loss, CPU, amp_dtype=torch.bfloat16, seed=SEED)
     for epoch in range(EPOCHS):
@@ -58,7 +58,8 @@ if __name__ == "__main__":
     task = build_dataset("digits_dvs", T=T, seed=SEED)
     torch.manual_seed(SEED)
     net = build_model("snn5_noAP", "CLIF", in_channels=task.in_channels, input_size=task.input_size)
-    train(task.train, net)
+    half, _ = stratified_split(task.train.labels, 0.5, SEED)  # of the training set is enough here
+    train(task.train.subset(half), net)
 
     recordings = torch.stack([task.test[0, index][0] for index in range(5)], dim=1)  # [T, 5, C, H, W]
     for statistics in STATISTICS:

@@ -6,7 +6,6 @@ lose the other threads, and keep what they had locked.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import json
@@ -15,13 +14,13 @@ import resource
 import runpy
 import signal
 import sys
-import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from data import DATASETS
+from tests.warm_python import leave
 from utils.curves import draw_curves
 
 # what the script imports, now or later
@@ -69,19 +68,6 @@ def serve() -> dict:
             os.killpg(child, signal.SIGKILL)  # what it left behind
         child = 0
     sys.exit()
-
-
-def leave(code: object) -> None:
-    """End this process as the interpreter does, but for freeing every object: that takes ten times as long as a run
-    that is refused. Returns where the interpreter has something to say about it."""
-    if code is not None and not isinstance(code, int):
-        return
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    with suppress(OSError, ValueError):  # a full disk, a closed stream
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(code or 0)
 
 
 if __name__ == "__main__":

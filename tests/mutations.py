@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tests.faults import MUTATIONS, Mutation
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "build", "*.egg-info")
@@ -31,9 +32,13 @@ def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Pytest's exit code and output, in a tree of its own."""
     others = ("PYTHONPATH", "PYTEST_ADDOPTS", "COV")  # of who runs this, coverage too: not for the tree's own tests
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    environment |= {"XDG_CACHE_HOME": str(tree.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    environment |= {
+        "XDG_CACHE_HOME": str(tree.parent / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "not long", *tests],
+        [warm_python(), "-m", "pytest", "-x", "-p", "no:cacheprovider", "-m", "not long", *tests],
         cwd=tree,
         env=environment,
         capture_output=True,

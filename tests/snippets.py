@@ -30,6 +30,7 @@ from reproduce import read_options
 from reproduction.commands import INFER, TRAIN, parsed
 from reproduction.recipe import RECIPES, load_recipes
 from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
+from tests.warm_python import warm_python
 
 FENCED = re.compile(r"((?:^<!--[^\n]*-->\n)*)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"<!-- (parsed only|shortened|output|command): (.+?) -->")
@@ -118,8 +119,11 @@ def check_python(text: str) -> None:
 # -- run
 
 
-def make_folder(folder: Path) -> Path:
-    """A copy of the project where a reader's commands work: an environment under .venv, the neurons installed."""
+def make_folder(folder: Path, full: bool) -> Path:
+    """A copy of the project where a reader's commands work: an environment under .venv, the neurons installed.
+
+    Its ``python`` has the libraries loaded; it is the interpreter itself if ``full``.
+    """
     tree = folder / "clif"
     shutil.copytree(ROOT, tree, ignore=LEFT_OUT)
     bin_dir, installed = tree / ".venv/bin", folder / "installed"
@@ -127,7 +131,8 @@ def make_folder(folder: Path) -> Path:
     installed.mkdir()
     (installed / "clif_neurons").symlink_to(tree / "neurons")
     for name in ("python", "python3"):
-        (bin_dir / name).write_text(SHIM.format(python=shlex.quote(sys.executable)))
+        python = sys.executable if full else str(warm_python())
+        (bin_dir / name).write_text(SHIM.format(python=shlex.quote(python)))
     (bin_dir / "pip").write_text("#!/usr/bin/env bash\n")
     for script in bin_dir.iterdir():
         script.chmod(0o755)
@@ -141,7 +146,7 @@ def run_block(block: Block, tree: Path, full: bool) -> str:
     Raises:
         AssertionError: with all that it printed, if it ends with an error.
     """
-    language = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+    language = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [".venv/bin/python", "-c"]
     done = subprocess.run(
         [*language, block.text],
         cwd=tree,

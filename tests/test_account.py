@@ -46,7 +46,7 @@ def test_whatever_is_counted_each_layer_keeps_its_mode(count):
     assert [module.training for module in net.modules()] == modes
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_relu_row_of_event_data_is_of_one_frame_of_all_events(infer, tmp_path, monkeypatch):
     """In 32 frames a pixel has one event a frame at most, so the first of one sample passes for spikes."""
     options = (

@@ -235,7 +235,7 @@ def test_a_step_of_resnet18_turns_few_pages(capsys):
     assert 100 < int(found[1]) <= 228
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_another_commit_takes_turns_with_this_one(capsys):
     assert main(["against", "HEAD", "-quick", "-rounds", "2", "-repeats", "1"]) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]

@@ -22,6 +22,7 @@ from tests.fixtures_dvs import write_dvs_cifar10, write_dvs_gesture_events
 from tests.fixtures_images import write_cifar10, write_cifar100, write_tiny_imagenet
 from tests.fixtures_inference import SCRIPT
 from tests.helpers import FIELDS, ROOT, SAVED, assert_refused, rows_of, run_folder, run_training
+from tests.warm_python import warm_python
 from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.cli import UsageError
 
@@ -120,8 +121,8 @@ def check_board(folder: Path, row: dict) -> None:
     assert (point.step, point.value) == (0, pytest.approx(row["test_loss"], rel=1e-6))
 
 
-def program(*command, cwd):
-    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+def program(*command, cwd, python=sys.executable):
+    environment = {**os.environ, "PYTHON": str(python), "OMP_NUM_THREADS": "1"}
     return subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -142,7 +143,7 @@ def test_a_fresh_interpreter_says_the_same(tmp_path):
     ],
 )
 def test_script_says_what_is_missing(arguments, says, tmp_path):
-    done = program(ROOT / "run_inference_script.sh", *arguments, cwd=tmp_path)
+    done = program(ROOT / "run_inference_script.sh", *arguments, cwd=tmp_path, python=warm_python())
     assert done.returncode == 2
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
@@ -184,7 +185,7 @@ def test_files_where_a_command_is_typed_take_no_modules_place(tmp_path, monkeypa
 def test_script_says_what_is_left_out(tmp_path):
     (tmp_path / "logs" / "digits_CLIF").mkdir(parents=True)
     (tmp_path / "logs" / "digits_CLIF" / "checkpoint_max.pth").write_text("no checkpoint")
-    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
+    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path, python=warm_python())
     assert "no logs/digits_LIF/checkpoint_max.pth, so the LIF-trained row is left out" in done.stdout
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
@@ -195,7 +196,7 @@ def test_script_makes_table_8_of_what_the_main_job_leaves(tmp_path):
     small = "-dataset digits -model mlp3 -T 2 -epochs 1 -train_fraction 0.1"
     for neuron in ("CLIF", "LIF"):
         run_training(*small.split(), "-neuron", neuron, "-name", f"digits_{neuron}", cwd=tmp_path)
-    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path)
+    done = program(ROOT / "run_inference_script.sh", cwd=tmp_path, python=warm_python())
     assert done.returncode == 0, done.stderr
     assert "left out" not in done.stdout
     sweeps = json.loads((tmp_path / "logs" / "table8" / "table8.json").read_text())["sweeps"]

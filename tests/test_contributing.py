@@ -5,12 +5,12 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
+from tests.warm_python import warm_python
 
 LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "logs", "data_dir", "evidence", "results", "build", "*.egg-info")
 EXAMPLES = dict(
@@ -47,7 +47,7 @@ def run(command: str, tree: Path) -> str:
     program, *words = shlex.split(command)
     assert program == "python"
     done = subprocess.run(
-        [sys.executable, *words],
+        [warm_python(), *words],
         cwd=tree,
         env={**PLAIN, "PYTHONPATH": str(tree)},
         capture_output=True,

@@ -31,6 +31,7 @@ from tests.helpers import (
     started,
     wait_until,
 )
+from tests.warm_python import warm_python
 
 RUN = "-dataset cifar10 -model snn5_noAP -T 2 -b 5 -lr 0.005 -epochs 2 -no_download -no_amp -device cpu".split()  # noqa: SIM905
 # In over a thousand such runs one rank was seen to wait for ever, and the reason was not found; twice in a row fails
@@ -121,7 +122,7 @@ def two_hosts(end_point: str, *options: str | Path) -> list[list[str | Path]]:
     return [[*torchrun("--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", end_point), *options]] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hosts(home, alone, tmp_path):
     with started(two_hosts(f"--rdzv_endpoint=127.0.0.1:{free_port()}", "-out_dir", tmp_path), cwd=home) as hosts:
         results = [outcome(host) for host in hosts]
@@ -240,7 +241,7 @@ def test_a_wait_that_never_returns_ends_with_stacks_and_a_line():
 
 @pytest.mark.slow
 def test_one_rank_says_what_all_would(home):
-    command = [sys.executable, SCRIPT, *RUN, "-b", "1"]
+    command = [warm_python(), SCRIPT, *RUN, "-b", "1"]
     with started([command] * 2, cwd=home, environments=as_torchrun(2)) as ranks:
         results = [outcome(rank) for rank in ranks]
     assert [result.returncode for result in results] == [2, 2]

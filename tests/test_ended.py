@@ -166,7 +166,7 @@ def test_a_letter_that_the_terminal_has_not_does_not_end_a_command():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [pytest.param("2>&-", marks=pytest.mark.long), "<&- >&- 2>&-"])
 def test_a_command_without_standard_streams_does_its_work(tmp_path, closed):
     options = "-dataset digits -model mlp3 -T 2 -b 64 -epochs 1 -train_fraction 0.1 -device cpu -name run"
     code = subprocess.run(f"exec {sys.executable} {SCRIPT} {options} {closed}", shell=True, cwd=tmp_path).returncode

@@ -2,20 +2,20 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from examples import train_convert_export
 from tests.helpers import ENVIRONMENT, ROOT, TIMEOUT
+from tests.warm_python import warm_python
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 
 def run(name: str, *args: str, cwd: Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", f"examples.{name}", *args],
+        [warm_python(), "-m", f"examples.{name}", *args],
         cwd=cwd,
         env=ENVIRONMENT,
         capture_output=True,

@@ -11,12 +11,14 @@ from utils.loss import bptt_loss
 CASES = read_golden("networks")
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SLOW = ("resnet", "vgg11", "vgg19")
+LONG = ("resnet101",)  # resnet50 is built of the same blocks
 
 
 def cases():
     """Every case in both step modes; the deepest in one alone."""
     for case in CASES:
-        marks = pytest.mark.slow if any(name in case for name in SLOW) else ()
+        marks = [pytest.mark.slow] * any(name in case for name in SLOW)
+        marks += [pytest.mark.long] * any(name in case for name in LONG)
         for step_mode in ("m",) if "resnet101" in case else ("m", "s"):
             yield pytest.param(case, step_mode, marks=marks, id=f"{case}-{step_mode}")
 

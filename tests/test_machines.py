@@ -186,18 +186,29 @@ NOT_UTF8 = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 SMALL = "-dataset digits -model mlp3 -neuron LIF -T 2 -epochs 1 -train_fraction 0.1 -name run -out_dir"
 
 
+ONE_AFTER_THE_OTHER = """
+import runpy, sys
+for command in sys.argv[1:]:
+    sys.argv = command.split()
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, command
+"""
+
+
 @pytest.mark.slow
 def test_commands_read_and_write_utf8_whatever_the_locale(tmp_path):
-    for command in (
+    commands = (
         f"train_BPTT.py {SMALL} {tmp_path}",
         f"inference.py -resume {tmp_path}/run/checkpoint_latest.pth",
         f"reproduce.py report digits_accuracy --runs_dir {tmp_path} --html {tmp_path}/page.html",
         f"reproduce.py compare {tmp_path}/run --out {tmp_path}/compared",
-    ):
-        words, nothing_compiled = [sys.executable, *command.split()], {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-        environment = {**ENVIRONMENT, **NOT_UTF8, **nothing_compiled}
-        ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False)
-        assert ended.returncode == 0, ended.stderr.decode()
+    )
+    nothing_compiled = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words, environment = [sys.executable, "-c", ONE_AFTER_THE_OTHER, *commands], {**ENVIRONMENT, **NOT_UTF8}
+    ended = subprocess.run(words, cwd=ROOT, env={**environment, **nothing_compiled}, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
     assert "±" in (tmp_path / "report" / "digits_accuracy.md").read_text("utf-8")
 
 

@@ -15,6 +15,7 @@ from utils.checkpoint import load_weights
 
 # the rest are deeper
 KINDS = ("snn5", "snn5_noAP", "vggsnn", "spiking_resnet18", "spiking_vgg11_bn", "plif_fashion_32")
+DEEPEST = ("spiking_resnet101", "spiking_resnet152")
 QUICK = ("snn5", "snn5_noAP")
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -31,7 +32,7 @@ def sequence(T=3, N=2, C=3, size=32, seed=1):
 
 @pytest.mark.parametrize(
     ("name", "neuron", "T", "C", "size"),
-    [(name, "LIF", 2, 3, 32) for name in MODELS]
+    [pytest.param(name, "LIF", 2, 3, 32, marks=[pytest.mark.long] * (name in DEEPEST)) for name in MODELS]
     + [(name, neuron, 1, 3, 32) for name in KINDS for neuron in NEURONS]
     + [(name, "LIF", 2, *shape) for name in KINDS for shape in ((2, 48), (3, 64), (2, 128))],
 )

@@ -96,7 +96,7 @@ def test_functional_transforms_take_the_reference(name):
         torch.func.grad(lambda x: build_neuron(name, backend="c")(x).sum())(x)
 
 
-NETWORKS = [("snn5", 32, 4), pytest.param("spiking_vgg11_bn", 32, 4, marks=pytest.mark.slow),
+NETWORKS = [("snn5", 32, 4), pytest.param("spiking_vgg11_bn", 32, 4, marks=pytest.mark.long),
             pytest.param("spiking_resnet18", 32, 4, marks=pytest.mark.slow)]  # fmt: skip
 
 
@@ -158,7 +158,8 @@ for N in (3, 2):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step_mode"),
-    [("CLIF", "m"), ("LIF", "s"), ("PLIF", "m"), ("GLIF", "m"), pytest.param("KLIF", "m", marks=pytest.mark.long)],
+    [("CLIF", "m"), ("LIF", "s")]
+    + [pytest.param(name, "m", marks=pytest.mark.long) for name in ("PLIF", "GLIF", "KLIF")],
 )
 def test_a_neuron_s_first_use_may_be_a_compiled_one(name, step_mode):
     """In a new process: what is made once and kept must not be made of tensors without memory."""

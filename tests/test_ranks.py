@@ -1,6 +1,5 @@
 """Several ranks compute what one process would, and together they see every sample once."""
 
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tests.fixtures_images import load, write_cifar10, write_tiny_imagenet
 from tests.fixtures_images import loader as loader_of
 from tests.helpers import ROOT, as_torchrun, free_port, outcome, started
 from tests.ranks import CASES, STEPS
+from tests.warm_python import warm_python
 from utils.distributed import Ranks
 
 NETWORKS = ["resnet18", "vgg11"]
@@ -27,7 +27,7 @@ def train_in_groups(out: Path, groups: dict[str, list[str]]) -> Path:
     """Three steps of some cases by each group of ranks (see tests/ranks.py); where the results are."""
     arguments = [f"{free_port()}={members}={','.join(cases)}" for members, cases in groups.items()]
     world = max(members.count(",") + 1 for members in groups)
-    command = [sys.executable, ROOT / "tests" / "ranks.py", out, *arguments]
+    command = [warm_python(), ROOT / "tests" / "ranks.py", out, *arguments]
     with started([command] * world, cwd=out, environments=as_torchrun(world)) as ranks:
         results = [outcome(rank) for rank in ranks]
     assert [result.returncode for result in results] == [0] * world, results

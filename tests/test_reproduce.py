@@ -18,6 +18,7 @@ from reproduction.runner import StoppedError
 from reproduction.smoke import cases_of
 from reproduction.training_run import read_rows
 from tests.fixtures_reproduce import SMALL, TRAIN, main, reported, results_in, write_run
+from tests.warm_python import warm_python
 
 
 def test_dry_run_prints_what_would_be_run(small, capsys):
@@ -34,7 +35,8 @@ def test_dry_run_prints_what_would_be_run(small, capsys):
 
 
 @pytest.mark.slow
-def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd):
+def test_run_goes_on_past_failures_and_skips_what_is_finished(small, capfd, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(warm_python()))
     assert main("run", "small") == 1
     said = capfd.readouterr()
     results, runs = results_in(small)

@@ -48,7 +48,7 @@ def test_block_is_read_by_the_parsers(block):
 @pytest.mark.slow
 def test_every_block_runs_as_it_stands(tmp_path):
     """All pages in one folder, README first: what a block leaves behind is there for those below it."""
-    tree, said, failures = make_folder(tmp_path), "", []
+    tree, said, failures = make_folder(tmp_path, FULL), "", []
     for block in OURS:
         try:
             if block in RUN:
@@ -104,7 +104,7 @@ def test_a_block_that_fails_is_found_and_shortening_reaches_training_alone(tmp_p
     (tree / ".venv").mkdir(parents=True)
     with pytest.raises(AssertionError, match="ended with 3"):
         run_block(block("echo before\n(exit 3)\necho after"), tree, full=False)
-    made = make_folder(tmp_path)
+    made = make_folder(tmp_path, full=False)
     (made / "train_BPTT.py").write_text("import sys; print('trained', *sys.argv[1:])")
     text = "python3 -m venv x && .venv/bin/pip install y\nfor T in 1 2; do python train_BPTT.py -T $T; done\n"
     text += "python -c 'import sys; print(len(sys.argv))'"

@@ -40,7 +40,7 @@ def test_cards_are_those_of_the_registry():
 
 
 # one network over Fashion-MNIST's 10,000 images takes 20 seconds
-LONG = ("fashion_mnist_LIF", "fashion_mnist_CLIF_as_LIF")
+LONG = [name for name in REGISTRY if name.startswith("fashion")]
 
 
 @pytest.mark.slow
