@@ -11,6 +11,7 @@ reads top to bottom: options, checkpoint, data, network, then what was asked for
 
 from __future__ import annotations
 
+import utils.early  # isort: skip # noqa: F401 - before what takes seconds
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -15,6 +15,7 @@ A table or figure is a recipe (recipes/*.yaml), a result is a run folder, a repo
 
 from __future__ import annotations
 
+import utils.early  # isort: skip # noqa: F401 - before what takes seconds
 import os
 import sys
 from argparse import Namespace
@@ -24,6 +25,7 @@ from tempfile import TemporaryFile
 from typing import TypeVar
 
 from reproduction.checked_yaml import RecipeError
+from reproduction.child import StoppedError
 from reproduction.commands import CommandError, read_machine_options
 from reproduction.comparison import write_report
 from reproduction.evidence import RUNS_DIR
@@ -32,7 +34,7 @@ from reproduction.keep import keep
 from reproduction.markdown import show
 from reproduction.recipe import RECIPES, Recipe, Run, load_recipes
 from reproduction.results import Results
-from reproduction.runner import Job, StoppedError, command_line, plan, run_jobs, shown
+from reproduction.runner import Job, command_line, plan, run_jobs, shown
 from reproduction.side_by_side import compare
 from reproduction.smoke import smoke
 from utils.cli import OneLineParser, UsageError, did_you_mean, number

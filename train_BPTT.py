@@ -8,6 +8,7 @@ reads top to bottom: options, data, network, the state of the run, epochs.
 
 from __future__ import annotations
 
+import utils.early  # isort: skip # noqa: F401 - before what takes seconds
 import sys
 import time
 from collections.abc import Mapping, Sequence

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
 from .scratch import MARK
+from .task import DataError
 
 
 def find_home(data_dir: Path, folders: Sequence[str], is_home: Callable[[Path], bool]) -> Path:
@@ -46,8 +48,17 @@ def files_in(path: Path, pattern: str) -> list[Path]:
     """The files of a data set in a folder, by name: none whose name begins with a dot.
 
     macOS leaves ``._x.npz`` beside ``x.npz`` on disks and in archives of other systems; it holds no data.
+
+    Raises:
+        DataError: if the folder is there and may not be looked at: a class would be missing without a word.
     """
-    return sorted(each for each in path.glob(pattern) if not each.name.startswith("."))
+    try:
+        there = list(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    return sorted(each for each in there if fnmatchcase(each.name, pattern) and not each.name.startswith("."))
 
 
 def holds(*names: str) -> Callable[[Path], bool]:

@@ -7,10 +7,9 @@ NeuroBench follows each spike to the weights that it meets, as SpikingJelly's ``
 paper multiplies a layer's dense operations by the firing rate of what feeds it.
 """
 
+import sys
+
 import torch
-from neurobench.benchmarks import Benchmark
-from neurobench.metrics.workload import ActivationSparsity, ClassificationAccuracy, SynapticOperations
-from neurobench.models import NeuroBenchModel
 from torch.utils.data import DataLoader, TensorDataset
 
 from accounts.profile import profile_network
@@ -20,6 +19,15 @@ from data.loader import build_loader
 from models import build_model
 from neurons import SpikingNeuron
 from utils.checkpoint import load_weights
+
+try:
+    from neurobench.benchmarks import Benchmark
+    from neurobench.metrics.workload import ActivationSparsity, ClassificationAccuracy, SynapticOperations
+    from neurobench.models import NeuroBenchModel
+except ModuleNotFoundError as error:
+    remedy = "pip install neurobench snntorch"
+    print(f"neurobench_counts: error: the package {error.name} is missing: {remedy}", file=sys.stderr)
+    sys.exit(2)
 
 T = 4
 

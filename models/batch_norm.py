@@ -220,6 +220,10 @@ class BatchNorm2d(nn.BatchNorm2d, Memory):
             if there is not None:
                 self._hold(name, self.running_mean.new_empty(shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        mean, var = (getattr(self, name) for name in OF_STEPS)
+        lengths = {0 if rows is None else len(rows) for rows in (mean, var)}
+        if known and (len(lengths) > 1 or (mean is not None and 0 in lengths)):
+            args[-1].append(f"{prefix}running_mean_t and {prefix}running_var_t must be of the same steps, one or more")
 
     def extra_repr(self) -> str:
         return f"{nn.BatchNorm2d.extra_repr(self)}, {'merged over T' if self.merged else 'per step'}"

@@ -18,7 +18,7 @@ from .lif import LIF, lif_step
 from .memory import Memory
 from .names import unknown
 from .ops import BACKENDS, Learned, canonical
-from .options import TAU, V_TH
+from .options import DEFAULTS, TAU, V_TH
 from .plif import PLIF
 from .psn import PSN
 from .relu import ReLU
@@ -123,7 +123,7 @@ def build_neuron(
     if step_mode != "m" and not takes("step_mode"):
         raise ValueError(f"{name} sees whole sequences: it has no step mode {step_mode}")
     for option, asked in (("decay_input", decay_input), ("detach_reset", detach_reset), ("channels", channels)):
-        if asked and not takes(option):
+        if asked != DEFAULTS[option] and not takes(option):
             raise ValueError(f"{option} works with {' and '.join(taking(option))}, not with {name}")
     options = {
         "tau": tau,

@@ -82,7 +82,11 @@ def load_recipes(folder: Path = RECIPES) -> dict[str, Recipe]:
     Raises:
         RecipeError: naming file and key.
     """
-    files = sorted(folder.glob("*.yaml"), key=lambda path: sort_key(path.stem))
+    try:
+        there = list(folder.iterdir())  # glob finds nothing where it may not look
+    except OSError as error:
+        raise RecipeError(f"{folder} cannot be read: {error.strerror}") from None
+    files = sorted((path for path in there if path.name.endswith(".yaml")), key=lambda path: sort_key(path.stem))
     if not files:
         raise RecipeError(f"{folder} holds no recipes (*.yaml)")
     contents = {path: read_keys(path) for path in files}

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from utils.aside import write_aside
 from utils.device import choose_device
 from utils.environment import environment
-from utils.run_dir import naming_disk
+from utils.run_dir import LOCK, naming_disk
 
-from .commands import ROOT
+from .child import call
 from .evaluation import DONE
 from .evidence import Key, said_of
 from .recipe import Run
 from .results import Results
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TAIL = 4000  # bytes of standard error kept for the account of failures
+TAKEN = "another reproduce.py is at it; wait for that, and run again"
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,6 @@ class Job:
     @property
     def title(self) -> str:
         return f"{self.run.full_id} seed {self.seed}"
-
-
-class StoppedError(Exception):
-    """A signal asked to stop; the command that was running has had it and has ended.
-
-    Args:
-        signum: the signal.
-    """
-
-    def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
-        self.code = 128 + signum
 
 
 def plan(runs: Sequence[Run], seeds: Sequence[int], results: Results) -> list[Job]:
@@ -122,12 +108,33 @@ def run_jobs(jobs: Sequence[Job], results: Results, data_dir: Path, added: Seque
         else:
             words = command_line(job, results, data_dir, added)
             print(f"{heading}, {clock(time.monotonic() - began)} since the start\n{shown(words)}", flush=True)
-            reason = run_job(job, words, results)
+            with claimed(job, results) as is_ours:
+                reason = run_job(job, words, results) if is_ours else TAKEN
         if reason:
             failed.add(results.key(job.run, job.seed))
             failures.append(f"{job.title}: {reason}")
             print(f"{heading}: FAILED: {reason}", file=sys.stderr, flush=True)
     return failures
+
+
+@contextmanager
+def claimed(job: Job, results: Results) -> Iterator[bool]:
+    """Whether a run is this process's to run: two that start at once would both train it, in two folders.
+
+    Every run has a byte of its own in one locked file. Where that cannot be had (another user's, a file system without
+    locks), everybody may run it.
+    """
+    byte = int.from_bytes(hashlib.sha256(results.name(job.run, job.seed).encode()).digest()[:7])
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((results.runs_dir / LOCK).open("ab"))
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            is_ours = True
+        except BlockingIOError:  # EAGAIN: held
+            is_ours = False
+        except OSError:
+            is_ours = True
+        yield is_ours
 
 
 def run_job(job: Job, words: Sequence[str], results: Results) -> str:
@@ -174,59 +181,6 @@ def why_not_finished(job: Job, results: Results) -> str:
         lacks = f"is another run ({trained.other})" if trained.other else "lacks its last epoch"
         where = f"{trained.where} {lacks}"
     return f"it ended well, but {where}: move it away and run again"
-
-
-def call(words: Sequence[str]) -> tuple[int, str]:
-    """Run a command in a process group of its own, and pass signals on to it once each.
-
-    A terminal sends Ctrl-C to every process of a group; training takes a second one for "at once", so it must
-    not come twice.
-
-    Returns:
-        Its exit code, and the end of what it wrote to standard error (which is passed on as it comes).
-
-    Raises:
-        StoppedError: if a signal came meanwhile.
-    """
-    # -P: a module of the project, and not one of its name in the folder where it is started
-    program = [sys.executable, *([str(ROOT / words[0])] if words[0] != "-m" else ["-P", "-m"]), *words[1:]]
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    surroundings = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-    tail = b""
-    with (
-        subprocess.Popen(program, env=surroundings, stderr=subprocess.PIPE, process_group=0) as process,
-        forwarding(process) as seen,
-    ):
-        assert process.stderr is not None
-        while chunk := os.read(process.stderr.fileno(), 65536):
-            sys.stderr.write(chunk.decode(errors="replace"))
-            sys.stderr.flush()
-            tail = (tail + chunk)[-TAIL:]
-        code = process.wait()
-    if seen:
-        raise StoppedError(seen[0])
-    return code, tail.decode(errors="replace")
-
-
-@contextmanager
-def forwarding(process: subprocess.Popen) -> Iterator[list[int]]:
-    """Pass signals on to a process; yields the list of those that came."""
-    seen: list[int] = []
-
-    def forward(signum: int, frame: FrameType | None) -> None:
-        seen.append(signum)
-        # training knows two: Ctrl-C and SIGTERM; a terminal that closes means the second
-        process.send_signal(signal.SIGTERM if signum == signal.SIGHUP else signum)
-
-    before = {each: signal.getsignal(each) for each in FORWARDED}
-    for each, handler in before.items():
-        if handler != signal.SIG_IGN:  # nohup
-            signal.signal(each, forward)
-    try:
-        yield seen
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def shown(words: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from utils.output import in_markdown, markdown_table, write_json, written_aside
 
 from .markdown import NONE
 from .pairs import Member, grouped, pairs_of, pairs_table, setting_in_words
-from .training_run import PER_STEP, SHARED, TrainingRun, read_training_run
+from .training_run import PER_STEP, SHARED, TrainingRun, folders_in, read_training_run
 
 NAME = "compare"  # of the files that are written
 # what inference.py -profile leaves in a run's folder; older versions wrote it in the last of these
@@ -91,8 +91,12 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
         UsageError: naming a folder that holds no run, or a run that cannot be read.
     """
     folders: dict[Path, Path] = {}  # where it really is → as it was named first
-    for folder in (each for path in paths for each in folders_in(path)):
-        folders.setdefault(folder.resolve(), folder)
+    nameless: dict[Path, str] = {}  # the same of those without a config.json
+    for known, unknown in map(folders_in, paths):
+        for folder in known:
+            folders.setdefault(folder.resolve(), folder)
+        for folder in unknown:
+            nameless.setdefault(folder.resolve(), in_markdown(str(folder)))
     names = [real.name for real in folders]
     found = {real: read_run(folder, real.name if names.count(real.name) == 1 else str(folder))
              for real, folder in folders.items()}  # fmt: skip
@@ -114,6 +118,7 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
         *([pairs_table(pairs, in_markdown)] if pairs else []),
         *([f"Not paired, as others have the same settings and seed: {', '.join(twice)}.\n"] if twice else []),
         *([f"Left out, as no epoch is finished: {', '.join(map(in_markdown, begun.values()))}.\n"] if begun else []),
+        *([f"Left out, as {CONFIG} is missing: {', '.join(nameless.values())}.\n"] if nameless else []),
         *([f"Lines of metrics.jsonl torn or no epoch's, and left out: {', '.join(torn)}.\n"] if torn else []),
         NOTE,
         f"![Accuracy and loss by epoch]({NAME}.png)\n",
@@ -126,20 +131,6 @@ def compare(paths: Sequence[Path], out_dir: Path) -> str:
                                              "runs": [as_dict(run) for run in runs],
                                              "paired": [pair.as_dict() for pair in pairs]})  # fmt: skip
     return text
-
-
-def folders_in(path: Path) -> list[Path]:
-    """A run's folder itself, or the run folders that stand in a folder.
-
-    Raises:
-        UsageError: if there is none.
-    """
-    if (path / CONFIG).is_file():
-        return [path]
-    found = sorted(each.parent for each in path.glob(f"*/{CONFIG}"))
-    if not found:
-        raise UsageError(f"{path} holds no run: neither {CONFIG} nor folders with one")
-    return found
 
 
 def read_run(folder: Path, name: str) -> Shown | None:

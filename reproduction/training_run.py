@@ -10,9 +10,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from utils.run_dir import DIVERGED, is_epoch
+from settings.record import CONFIG
+from utils.cli import UsageError
+from utils.run_dir import DIVERGED, LATEST, is_epoch
 
 NEEDED = ("epoch", "test_acc", "best_test_acc", "test_loss", "train_loss", "seconds")
+METRICS = "metrics.jsonl"
 ABOUT = ("samples", "split", "ranks")  # what config.json holds besides settings and ``made_with``
 # test accuracy with the running statistics that all steps share, and with those of each step
 SHARED, PER_STEP = "test_acc", "test_acc_per_step"
@@ -85,15 +88,32 @@ class TrainingRun:
         return max((row["peak_memory_gb"] for row in self.rows if "peak_memory_gb" in row), default=None)
 
 
+def folders_in(path: Path) -> tuple[list[Path], list[Path]]:
+    """A run's folder itself, or the run folders that stand in a folder; and what stands there of a run without its
+    config.json: nobody knows which run that is.
+
+    Raises:
+        UsageError: if there is none. OSError: if a folder may not be looked at.
+    """
+    if (path / CONFIG).is_file():
+        return [path], []
+    folders = sorted(each for each in path.iterdir() if each.is_dir()) if path.is_dir() else []
+    found = [each for each in folders if (each / CONFIG).is_file()]
+    if not found:
+        raise UsageError(f"{path} holds no run: neither {CONFIG} nor folders with one")
+    rest = [each for each in folders if any((each / file).exists() for file in (METRICS, LATEST))]
+    return found, [each for each in rest if each not in found]
+
+
 def read_training_run(folder: Path, epochs: int) -> TrainingRun | None:
     """A training run's folder; None if it holds neither config.json nor metrics.jsonl."""
     note = folder / DIVERGED
-    metrics = folder / "metrics.jsonl"
-    if not ((folder / "config.json").exists() or metrics.exists()):
+    metrics = folder / METRICS
+    if not ((folder / CONFIG).exists() or metrics.exists()):
         return None
     rows, left_out = read_rows(metrics)
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         about = {name: config.pop(name) for name in (*ABOUT, "made_with", "date") if name in config}
         if not isinstance(about.get("made_with", {}), dict):
             raise ValueError("versions and device are to be a mapping")

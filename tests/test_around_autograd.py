@@ -130,3 +130,22 @@ def test_an_exported_network_computes_the_same(steps):
     assert any("fire" in str(node.target) for node in program.graph.nodes)
     for seen in (x_seq, other):
         torch.testing.assert_close(program.module()(seen), net(seen))
+
+
+@pytest.mark.parametrize("step_mode", ["m", "s"])
+def test_a_state_that_has_outlived_its_vmap_is_named(step_mode):
+    """The next call ended in torch's words on escaped tensors."""
+    neuron, x = build_neuron("CLIF", step_mode=step_mode), torch.rand(3, 4, 2)
+    by_gradients = torch.func.grad(lambda x: neuron(x).sum())
+    for transformed in (torch.vmap(neuron), torch.vmap(torch.vmap(neuron)), torch.vmap(by_gradients)):
+        neuron.reset()
+        transformed(torch.rand(5, *x.shape))
+        with pytest.raises(ValueError, match=r"state v is of a torch.vmap that has ended: call functional.reset_net"):
+            neuron(x)
+    neuron.reset()
+    steps = torch.vmap(lambda x: neuron(x) + neuron(x))  # inside it lives
+    assert torch.equal(steps(x[None])[0] > 0, neuron_twice(build_neuron("CLIF", step_mode=step_mode), x) > 0)
+
+
+def neuron_twice(neuron, x):
+    return neuron(x) + neuron(x)

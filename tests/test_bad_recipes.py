@@ -105,6 +105,14 @@ def test_no_recipes(tmp_path):
         load_recipes(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["none", "file"])
+def test_recipes_that_cannot_be_looked_at(tmp_path, place):
+    """They were told to hold no recipes, those of another user too."""
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=f"{place} cannot be read: No"):
+        load_recipes(tmp_path / place)
+
+
 def test_a_command_without_anything():
     with pytest.raises(CommandError, match="is to start with python"):
         read_command("python")

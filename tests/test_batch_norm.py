@@ -232,3 +232,12 @@ def test_a_norm_of_other_channels_is_refused(channels):
         ops.norm_and_fire(x, weight, bias, 1e-5, None, neuron.dynamics(), neuron.declared, "c")
     with pytest.raises(ValueError, match=rf"bias is \[{channels}\] .* 4 channels"):
         ops.norm_over_ranks(x, torch.ones(4), bias, 1e-5, lambda sums: None)
+
+
+@pytest.mark.parametrize(("mean", "var"), [(4, None), (None, 4), (4, 2), (0, 0)])
+def test_half_of_the_statistics_of_each_step_is_not_loaded(mean, var):
+    """It was loaded, and evaluation by each step failed."""
+    rows = {"running_mean_t": mean, "running_var_t": var}
+    state = BatchNorm2d(3).state_dict() | {name: torch.ones(T, 3) for name, T in rows.items() if T is not None}
+    with pytest.raises(RuntimeError, match="running_mean_t and running_var_t must be of the same steps"):
+        BatchNorm2d(3).load_state_dict(state)

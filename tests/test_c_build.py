@@ -144,3 +144,24 @@ def test_a_fork_after_use_has_threads_of_its_own():
         [sys.executable, "-c", FORK], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=100
     )
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_without_a_cache_and_a_temporary_folder_the_reason_is_said(cache, monkeypatch):
+    """A container whose disk is read-only: `auto` then takes the reference, with this as its warning."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nobody")
+    monkeypatch.setattr(c_build.tempfile, "TemporaryDirectory", refusing(FileNotFoundError(2, "No usable directory")))
+    with pytest.raises(c_build.BuildError, match=r"/proc/nobody/clif_neurons cannot be written, .* set TMPDIR"):
+        built()
+
+
+def test_a_cache_that_is_full_is_a_reason_to_take_the_reference(cache, monkeypatch):
+    monkeypatch.setattr(c_build.tempfile, "mkstemp", refusing(OSError(122, "Disk quota exceeded")))
+    with pytest.raises(c_build.BuildError, match=r"takes no compiled neuron \(Disk quota exceeded\): make room"):
+        built()
+
+
+def refusing(error):
+    def refuse(*args, **options):
+        raise error
+
+    return refuse

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reproduction import side_by_side
 from tests.test_side_by_side import compare, write_run
 from utils.cli import UsageError
 from utils.run_dir import is_epoch
@@ -144,3 +145,15 @@ def test_a_number_that_no_figure_can_draw_is_no_epochs(column, capsys):
     metrics.write_text(json.dumps(first) + "\n" + json.dumps({**second, column: 10**23 - 1}) + "\n")
     (run,) = compared("run")["runs"]
     assert len(run["epochs"]) == run["left_out"] == 1
+
+
+def test_a_run_without_its_config_is_left_out_and_named(capsys, monkeypatch):
+    """It was left out without a word."""
+    monkeypatch.setattr(side_by_side, "draw_runs", lambda *_: None)  # it takes a second
+    write_run(Path("runs/whole"), [50.0])
+    for name in ("of_rows", "of_weights"):
+        (write_run(Path("runs") / name, [60.0]) / "config.json").unlink()
+    Path("runs/of_weights/metrics.jsonl").rename("runs/of_weights/checkpoint_latest.pth")
+    Path("runs/report").mkdir()
+    assert [run["name"] for run in compared("runs")["runs"]] == ["whole"]
+    assert "Left out, as config.json is missing: runs/of_rows, runs/of_weights.\n" in capsys.readouterr().out

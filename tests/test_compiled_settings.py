@@ -1,6 +1,8 @@
 """A compiled neuron computes with the settings it has: a second value of one, one that changes, that of a copy."""
 
 import copy
+import itertools
+import math
 import pickle
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from models import build_model
 from neurons import ILIF, SpikingNeuron, build_neuron
 from neurons.ops.c_build import compiler
+from neurons.ops.layout import is_dense
 
 BACKENDS = [pytest.param("c", marks=pytest.mark.skipif(compiler() is None, reason="no C compiler here")), "reference"]
 OPTIONS = [("LIF", "tau", (2.0, 3.3)), ("LIF", "v_reset", (-0.1, -0.2)), ("LIF", "v_threshold", (0.7, 0.8)),
@@ -119,3 +122,20 @@ def from_before(neuron: SpikingNeuron) -> SpikingNeuron:
     old = type(neuron).__new__(type(neuron))
     old.__setstate__({name: value for name, value in vars(neuron).items() if name != "_spelt"})
     return old
+
+
+@pytest.mark.parametrize("backend", BACKENDS[:1])
+def test_a_second_shape_is_compiled(backend):
+    """torch has symbols for its strides then, and refused to sort them."""
+    for x in (torch.rand(2, 2, 8, 3, 5), torch.rand(2, 2, 3, 4, 6).transpose(2, 4)):
+        neuron = build_neuron("LIF", backend=backend, keep_state=False)
+        assert torch.equal(compiled(neuron)(x), neuron(x))
+
+
+def test_dense_is_without_gaps_and_overlaps():
+    sizes, strides = [(2, 3, 1), (3, 2, 2), (1, 1, 1)], itertools.product((0, 1, 2, 3, 4, 6), repeat=3)
+    for shape, stride in itertools.product(sizes, strides):
+        last = sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        addresses = torch.arange(last + 1).as_strided(shape, stride).unique()
+        is_all = len(addresses) == last + 1 == math.prod(shape)
+        assert is_dense(torch.empty(last + 1).as_strided(shape, stride)) == is_all, (shape, stride)

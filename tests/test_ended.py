@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -140,6 +141,17 @@ def test_a_disk_that_is_full_is_one_line_and_other_failures_are_not(capsys):
     )
     with pytest.raises(OSError, match="Input/output"), one_line_errors("command"):
         raise OSError(errno.EIO, "Input/output error")
+
+
+def test_no_place_for_temporary_files_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/none"])
+    with pytest.raises(SystemExit, match="2"), one_line_errors("command"):
+        tempfile.mkdtemp()
+    said = capsys.readouterr().err
+    assert said.startswith("command: error: No usable temporary directory found in ['/none']; make room, or set TMPDIR")
+    with pytest.raises(FileNotFoundError), one_line_errors("command"):
+        Path("/none/of/ours").read_text()
 
 
 @pytest.mark.parametrize("refusal", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG])

@@ -1,6 +1,7 @@
 """The examples as their readers run them: a process each, judged by what it prints and leaves."""
 
 import re
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -66,6 +67,14 @@ def test_streaming_gives_the_answers_of_the_whole_sequence(tmp_path):
     assert len(recordings) == 2 * 5, said  # with shared statistics, and with those of each step
     assert all(same == "yes" for _, _, same in recordings), said
     assert sum(digit == answers.split()[-1] for digit, answers, _ in recordings) >= 2 * 3, said
+
+
+def test_neurobench_without_its_package_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "neurobench", None)
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_module("examples.neurobench_counts", run_name="__main__")
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"neurobench_counts: error: the package neurobench\S* is missing: pip install .*\n", said)
 
 
 @pytest.mark.slow

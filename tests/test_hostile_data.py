@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from data import DataError
+from data.home import files_in
 from data.made_up_events import aedat2, write_dvs_cifar10, write_dvs_cifar10_pt, write_dvs_gesture_events
 from data.made_up_images import write_cifar10, write_cifar100, write_tiny_imagenet
 from tests.helpers import assert_refused, run_training
@@ -148,3 +150,11 @@ def test_archive_of_another_checksum(refuse, data_sets, tmp_path, name):
 def test_absurd_numbers_in_a_data_file(refuse, case):
     name, file, content = ABSURD[case]
     refuse(name, file, content(), Path(file).name)
+
+
+def test_a_folder_that_may_not_be_looked_at_is_named(tmp_path):
+    """A class whose folder was another user's was missing without a word."""
+    (tmp_path / "file").touch()
+    assert files_in(tmp_path / "none", "*.npz") == files_in(tmp_path / "file", "*.npz") == []
+    with pytest.raises(DataError, match=r"a cannot be read \(File name too long\)"):  # for root, too
+        files_in(tmp_path / (300 * "a"), "*.npz")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from spikingjelly.activation_based import functional
 
-from neurons import LIF, NEURONS, SpikingNeuron, build_neuron, lif_step
+from neurons import LIF, NEURONS, SpikingNeuron, build_neuron, lif_step, taking
 from neurons.surrogate import SURROGATES, spike_function
 from tests.golden import read_golden
 from tests.test_states import BACKENDS, CASES, current
@@ -206,3 +206,11 @@ def test_a_membrane_at_the_threshold_fires(name, step_mode):
 def test_a_surrogate_has_a_width(alpha):
     with pytest.raises(ValueError, match="width must be > 0 and finite"):
         build_neuron("CLIF", alpha=alpha)
+
+
+@pytest.mark.parametrize("name", [name for name in NEURONS if name not in taking("channels")])
+@pytest.mark.parametrize("channels", [0, 3])
+def test_channels_are_refused_by_a_neuron_that_has_none(name, channels):
+    """0 passed for "not asked"."""
+    with pytest.raises(ValueError, match=rf"channels works with .*, not with {name}"):
+        build_neuron(name, channels=channels, T=2)

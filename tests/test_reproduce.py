@@ -12,9 +12,9 @@ from contextlib import redirect_stdout
 import pytest
 
 from reproduction import runner
+from reproduction.child import StoppedError
 from reproduction.evaluation import DONE
 from reproduction.recipe import load_recipes
-from reproduction.runner import StoppedError
 from reproduction.smoke import cases_of
 from reproduction.training_run import read_rows
 from tests.fixtures_reproduce import SMALL, TRAIN, main, reported, results_in, write_run
@@ -124,7 +124,7 @@ def test_ctrl_c_saves_and_the_next_run_resumes(small, capfd, ctrl_c_is_heard):
     assert main("run", "small", "--only", "lif") == 0
     assert results.trained(run, 1).is_finished
     assert (folder / "metrics.jsonl").read_text().startswith(kept)  # not begun again
-    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "report"}
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, "report", ".lock"}
 
 
 def test_a_folder_of_another_run_is_not_taken(table):

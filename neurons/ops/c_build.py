@@ -28,11 +28,12 @@ TIME_LIMIT = 60  # seconds for one compilation
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}  # whatever the locale's is
 CHECKSUM = hashlib.sha256().digest_size  # bytes at the end of a library
 PRIVATE: list[tempfile.TemporaryDirectory] = []  # gone when the process is
+ROOM = "make room, or set XDG_CACHE_HOME to another folder"
 REMEDY = "install gcc or clang, or set CC to a C compiler"
 
 
 class BuildError(RuntimeError):
-    """No compiler, or one that fails: one line that says so."""
+    """No compiler, one that fails, or no place for what it makes: one line that says so."""
 
 
 def compiler() -> str | None:
@@ -54,7 +55,10 @@ def library(source: str) -> ctypes.CDLL:
     key = hashlib.sha256("\n".join(made_from).encode()).hexdigest()[:24]
     path = folder() / f"neuron-{key}.so"
     if not is_whole(path):
-        build(cc, source, path)
+        try:
+            build(cc, source, path)
+        except OSError as error:  # a home whose quota is used up
+            raise BuildError(f"{path.parent} takes no compiled neuron ({error.strerror}): {ROOM}") from error
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:  # a folder that no program may be run from
@@ -101,7 +105,11 @@ def build(cc: str, source: str, path: Path) -> None:
 
 @cache
 def folder() -> Path:
-    """Where libraries are kept: the user's cache, or a private temporary folder if that cannot be trusted."""
+    """Where libraries are kept: the user's cache, or a private temporary folder if that cannot be trusted.
+
+    Raises:
+        BuildError: if there is neither.
+    """
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clif_neurons"
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -115,7 +123,10 @@ def folder() -> Path:
         why = f"{home} cannot be written"
     except RuntimeError:  # a container's user, whom the system does not know
         why = "there is no home"
-    PRIVATE.append(tempfile.TemporaryDirectory(prefix="clif_neurons-"))
+    try:
+        PRIVATE.append(tempfile.TemporaryDirectory(prefix="clif_neurons-"))
+    except OSError as error:  # a container whose disk is read-only; or all of it is full
+        raise BuildError(f"{why}, and there is no temporary folder: set TMPDIR to one that can be written") from error
     private = PRIVATE[-1].name
     warnings.warn(f"{why}: neurons are compiled into {private} instead, and again in each process", stacklevel=2)
     return Path(private)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, maybe_current_level, maybe_get_level, unwrap_if_dead
 
 from ..surrogate import ALPHA, SURROGATE, spike_function
 from .returned import Setting, check_outputs, fitted
@@ -137,6 +138,8 @@ def check_states(
     for name, state in zip(names, states, strict=True):
         if not isinstance(state, Tensor):
             state = torch.full_like(like, state, dtype=dtype)
+        elif not torch.compiler.is_compiling() and has_outlived_its_vmap(state):
+            raise ValueError(f"state {name} is of a torch.vmap that has ended: call functional.reset_net in it, or now")
         if state.shape != like.shape or state.dtype != dtype or state.device != like.device:
             found, wanted = described(state, state.dtype), described(like, dtype)
             raise ValueError(
@@ -145,6 +148,12 @@ def check_states(
             )
         checked.append(state)
     return tuple(checked)
+
+
+def has_outlived_its_vmap(state: Tensor) -> bool:
+    """Whether a kept state is a batch of a torch.vmap around it that has ended: no operation takes such a tensor."""
+    state = unwrap_if_dead(state)  # of a torch.func.grad, whose end a tensor survives
+    return is_batchedtensor(state) and maybe_get_level(state) > (maybe_current_level() or 0)
 
 
 def described(tensor: Tensor, dtype: torch.dtype) -> str:
