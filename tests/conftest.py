@@ -10,7 +10,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # pytest -n: OpenMP's threads of severa
 import pytest
 import torch
 
-from tests.helpers import COUNTED, ENVIRONMENT
 from tests.interpreter import replace_the_language_once_per_launch
 
 for signum, ending in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
@@ -24,8 +23,10 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     replace_the_language_once_per_launch()
 
 SEEN_ELSEWHERE = {
-    *("test_fuzz", "test_fuzz_commands", "test_golden", "test_golden2", "test_killed", "test_other_neurons"),
-    *("test_resumable", "test_resume", "test_switch_neuron"),
+    *("test_compare_runs", "test_compiled_settings", "test_differences", "test_fuzz", "test_fuzz_commands"),
+    *("test_golden", "test_golden2", "test_inference", "test_inference_files", "test_killed", "test_neuron_figures"),
+    *("test_nir", "test_operators", "test_other_neurons", "test_reproduce_report", "test_resume", "test_settings"),
+    *("test_side_by_side", "test_snippets", "test_switch_neuron", "test_versions"),
 }
 
 # fixtures of several files: each is made once
@@ -37,7 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is long is slow, too. What takes a minute begins first: at the end, the other workers would wait for it.
 
     Lines are counted in the tests that are not slow: it takes a third more of their time; nor where kernels are
-    interpreted: there it takes as long again; nor in files that run lines which others run as well.
+    interpreted: there it takes as long again; nor in files that run lines which others run as well. What tests start as
+    a process of its own is not counted: each would take seconds longer.
     """
     for item in items:
         if item.get_closest_marker("long"):
@@ -47,11 +49,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") or file in SEEN_ELSEWHERE or interpreted:
             item.add_marker("no_cover")
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
-
-
-@pytest.fixture(autouse=True)
-def uncounted_processes(request, monkeypatch):
-    """Where no lines are counted, they are not in the processes that a test starts either."""
-    if request.node.get_closest_marker("no_cover"):
-        monkeypatch.delenv(COUNTED, raising=False)
-        monkeypatch.delitem(ENVIRONMENT, COUNTED, raising=False)

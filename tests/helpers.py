@@ -32,7 +32,6 @@ SCRIPT = ROOT / "train_BPTT.py"
 # one thread: the same sums in the same order on every machine, and nothing that a fork would lose
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1"}
 ENVIRONMENT.pop("TRITON_INTERPRET", None)  # the kernels' own tests set it
-COUNTED = "COVERAGE_PROCESS_CONFIG"  # set where coverage counts lines in processes, too
 TIMEOUT = 300  # seconds
 TIMING = ("seconds", "images_per_second", "peak_memory_gb")
 FIELDS = (
@@ -184,13 +183,9 @@ def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> Non
         time.sleep(0.001)
 
 
-def fork_server() -> subprocess.Popen:
-    """The process that runs are forked from, which counts lines or does not."""
-    return started_fork_server(COUNTED in ENVIRONMENT)
-
-
 @cache
-def started_fork_server(_counted: bool) -> subprocess.Popen:
+def fork_server() -> subprocess.Popen:
+    """The process that runs are forked from."""
     command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
     server = subprocess.Popen(command, env=ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     atexit.register(server.terminate)

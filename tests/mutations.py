@@ -30,7 +30,7 @@ def copy_of_the_project(folder: Path) -> Path:
 
 def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, str]:
     """Pytest's exit code and output, in a tree of its own."""
-    others = ("PYTHONPATH", "PYTEST_ADDOPTS", "COV")  # of who runs this, coverage too: not for the tree's own tests
+    others = ("PYTHONPATH", "PYTEST_ADDOPTS")  # of who runs this, not for the tree's own tests
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     environment |= {
         "XDG_CACHE_HOME": str(tree.parent / "cache"),

@@ -151,7 +151,7 @@ def run_block(block: Block, tree: Path, full: bool) -> str:
         [*language, block.text],
         cwd=tree,
         env={
-            **{name: value for name, value in ENVIRONMENT.items() if not name.startswith(("PYTEST_", "COV"))},
+            **{name: value for name, value in ENVIRONMENT.items() if not name.startswith("PYTEST_")},
             "PATH": f"{tree / '.venv/bin'}:{os.environ['PATH']}",
             "PYTHONPATH": f"{tree}:{tree.parent / 'installed'}",
             "SHORTENED": "" if full else block.markers.get("shortened", ""),

@@ -17,7 +17,7 @@ EXAMPLES = dict(
     re.findall(r"^## (Add an? [\w ]+)\n(.*?)(?=^## |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 )
 # what CI tells its own pytest is not for those that run in the copy
-PLAIN = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("PYTEST_ADDOPTS", "COV"))}
+PLAIN = {name: value for name, value in ENVIRONMENT.items() if name != "PYTEST_ADDOPTS"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

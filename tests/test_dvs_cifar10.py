@@ -126,7 +126,6 @@ def test_augmentation_is_drawn_per_epoch_and_sample_on_training_data_alone(tmp_p
     assert not torch.equal(task.train[3, 4][0], offline(tmp_path, seed=1).train[3, 4][0])
 
 
-@pytest.mark.no_cover
 def test_worker_processes_change_nothing(tmp_path):
     write_dvs_cifar10(tmp_path, per_class=1)
     epochs = []

@@ -88,7 +88,6 @@ def test_any_command_takes_away_what_it_has_half_written(tmp_path, capsys, signu
     assert {each: signal.getsignal(each) for each in SIGNALS} == handlers
 
 
-@pytest.mark.no_cover
 def test_a_second_signal_ends_a_command_at_once():
     child = os.fork()
     if not child:
@@ -101,7 +100,6 @@ def test_a_second_signal_ends_a_command_at_once():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-@pytest.mark.no_cover
 def test_a_fork_of_a_command_ends_without_a_word(capfd):
     with one_line_errors("command"):
         child = os.fork()

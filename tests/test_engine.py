@@ -88,7 +88,6 @@ class KillsItsProcess(Dataset):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.no_cover
 def test_killed_worker_is_one_line():
     with pytest.raises(MemoryFullError, match="a process that loads data was killed") as caught, naming_memory(8, 2):
         next(iter(DataLoader(KillsItsProcess(), num_workers=1)))

@@ -156,7 +156,6 @@ def test_build_that_fails_leaves_nothing(tmp_path, files):
     assert (build(tmp_path / "cache", files)(2) == 3).all()
 
 
-@pytest.mark.no_cover
 def test_build_that_is_killed_never_looks_finished(tmp_path, files):
     def killed(file: Path) -> np.ndarray:
         if file == files[2]:
@@ -185,7 +184,6 @@ def test_disk_that_loses_bytes_is_noticed(tmp_path, files):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.no_cover
 def test_two_builders_at_once_both_end_whole(tmp_path, files):
     barrier, answers = fork.Barrier(2), fork.Queue()
 

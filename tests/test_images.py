@@ -175,7 +175,6 @@ def test_mix_on_the_device_is_keyed_by_the_batch(data_dir):
     assert torch.equal(rest_target, target[40:])
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "star"), [("cifar10", False), ("cifar100", True), ("tiny_imagenet", True)])
 def test_workers_change_nothing(data_dir, name, star):
     task = load(name, data_dir, cutupmix_auto=star)

@@ -166,7 +166,6 @@ def number_in(file: Path) -> np.ndarray:
     return np.full((2, 2, 64, 64), int(file.read_text()), dtype=np.uint16)
 
 
-@pytest.mark.no_cover
 def test_caches_built_by_several_processes_end_whole(tmp_path):
     """Six builders at once, two of which are killed in the middle: the others' cache is whole and alone."""
     for n in range(8):

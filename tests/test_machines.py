@@ -55,7 +55,6 @@ def test_workers_are_no_more_than_the_processors_that_a_rank_may_use(monkeypatch
     assert taken == [chosen, 3]
 
 
-@pytest.mark.no_cover
 def test_more_workers_than_processors_are_taken_without_a_warning(monkeypatch, recwarn):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0}, raising=False)
     split = Split(lambda i: torch.zeros(3, 2, 2), [0] * 8, torch.nn.Identity(), seed=0)

@@ -50,8 +50,7 @@ def warm_python() -> Path:
     client, address = Path(folder.name) / "python", str(Path(folder.name) / "socket")
     client.write_text(CLIENT.format(python=sys.executable, address=address))
     client.chmod(0o755)
-    others = ("PYTHONPATH", "PYTEST_", "COV")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-P", __file__, address]
     server = subprocess.Popen(command, env={**environment, "OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE)
     atexit.register(server.terminate)
