@@ -24,9 +24,9 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
 
 SEEN_ELSEWHERE = {
     *("test_compare_runs", "test_compiled_settings", "test_differences", "test_fuzz", "test_fuzz_commands"),
-    *("test_golden", "test_golden2", "test_inference", "test_inference_files", "test_killed", "test_neuron_figures"),
-    *("test_nir", "test_operators", "test_other_neurons", "test_reproduce_report", "test_resume", "test_settings"),
-    *("test_side_by_side", "test_snippets", "test_switch_neuron", "test_versions"),
+    *("test_golden", "test_golden2", "test_killed", "test_neuron_figures", "test_nir", "test_operators"),
+    *("test_other_neurons", "test_reproduce_report", "test_resume", "test_settings", "test_side_by_side"),
+    *("test_snippets", "test_switch_neuron", "test_versions"),
 }
 
 # fixtures of several files: each is made once

@@ -1,6 +1,6 @@
 """Commands over runs damaged at random: each ends well, or with exit code 2 and one line; nothing else is raised.
 
-``pytest -m long tests/test_fuzz_commands.py`` takes 32 times as many of each.
+``pytest -m long tests/test_fuzz_commands.py`` takes 80 times as many of each.
 """
 
 import json
@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [25, pytest.param(800, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [10, pytest.param(800, marks=pytest.mark.long)])
 @pytest.mark.parametrize("command", ["list", "report small", "compare", "-resume"])
 def test_commands_over_damaged_runs(made_runs, tmp_path, monkeypatch, capsys, command, count):
     """Each ends well, or with exit code 2 and one line; a resume of a damaged run writes nothing into it."""
