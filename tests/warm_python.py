@@ -63,8 +63,9 @@ def warm_python() -> Path:
 def serve(address: str) -> list[str]:
     """Fork a process for each that connects; returns in these alone, in its folder and environment, its arguments."""
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(address)
+        listening.bind(f"{address}~")
         listening.listen()
+        os.rename(f"{address}~", address)  # whoever sees it may connect
         alone = len(os.listdir("/proc/self/task")) == 1
         while listening in select.select([listening, sys.stdin], [], [])[0]:  # the other has an end when the tests have
             client, _ = listening.accept()

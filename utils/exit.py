@@ -73,7 +73,7 @@ def one_line_errors(
     except OSError as error:
         if error.errno in REFUSED and error.filename:
             leave(f"error: cannot use {os.fsdecode(error.filename)}: {error.strerror}", 2)
-        if error.errno == errno.ENOENT and not error.filename:  # tempfile, of all the places that it has tried
+        if "temporary directory" in str(error.strerror):  # tempfile's own words, of all the places that it has tried
             leave(f"error: {error.strerror}; make room, or set TMPDIR to a folder that can be written", 2)
         if error.errno not in DISK_IS_FULL:
             raise
